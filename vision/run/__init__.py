@@ -1,0 +1,1 @@
+"""The batch engine: sources, read-ahead, manifest, and one module per task (`inspect`)."""
