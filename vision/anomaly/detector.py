@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -23,13 +23,16 @@ class Detector(nn.Module):
     keeps a memory of good pictures gives `remember`.
 
     Attributes:
-        size: side in pixels of the square pictures it is given; maps are scored at this size.
+        size: side in pixels of the maps.
+        input_size: side in pixels that pictures should have when they come in; the net resizes
+            them to what its parts need, so any larger picture gives nothing more.
     """
 
-    size: int = 256
+    size: int
+    input_size: int
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """B×3×S×S RGB in [0, 1] → named B×1×S×S maps ≥ 0; larger is more suspicious."""
+        """B×3×H×W RGB in [0, 1] → named B×1×size×size maps ≥ 0; larger is more suspicious."""
         raise NotImplementedError(f"{type(self).__name__} gives no maps")
 
     def recover(self, images: Tensor) -> Recovery:
@@ -43,16 +46,6 @@ class Detector(nn.Module):
     def learns(self) -> bool:
         """Whether the net has parameters to train."""
         return any(p.requires_grad for p in self.parameters())
-
-    @property
-    def remembers(self) -> bool:
-        """Whether the net must see the good pictures once after training."""
-        return any(True for _ in self.memories())
-
-    def memories(self) -> Iterator[nn.Module]:
-        from vision.anomaly.memory import FeatureMemory
-
-        return (m for m in self.modules() if isinstance(m, FeatureMemory))
 
     def enlarge(self, maps: Tensor) -> Tensor:
         """B×1×h×w map on the grid of tokens → B×1×size×size."""

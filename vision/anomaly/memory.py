@@ -107,32 +107,40 @@ class FeatureNeighbours(Detector):
     ) -> None:
         super().__init__()
         self.backbone, self.grid, self.blocks, self.gate = backbone, grid, tuple(blocks), gate
-        self.size = size
+        self.size, self.input_size = size, max(size, grid * backbone.patch)
         self.memory = FeatureMemory(sum(backbone.channels[b] for b in blocks), capacity)
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        attention, features = self.backbone.attend(
-            self.backbone.prepare(images, self.grid), blocks=self.blocks
-        )
-        vectors = unit_vectors(features)
+        attention, vectors = self._look(images)
         distances = self.memory(vectors)  # B×N
-        if self.gate < 1:
-            seen = attention.mean(1).flatten(1)  # B×N
-            count = max(1, round(self.gate * seen.shape[1]))
-            least = seen.topk(count, dim=1).values[:, -1:]
-            distances = distances * (seen >= least)
+        distances = distances * attended(attention, self.grid, self.gate)
         return {"features": self.enlarge(distances.view(len(images), 1, self.grid, self.grid))}
 
     def remember(self, batches: Iterable[Tensor]) -> None:
-        self.memory.fill(
-            unit_vectors(
-                self.backbone.pyramid(self.backbone.prepare(images, self.grid), self.blocks)
-            ).flatten(0, 1)
-            for images in batches
-        )
+        self.memory.fill(self._kept(images) for images in batches)
+
+    def _kept(self, images: Tensor) -> Tensor:
+        attention, vectors = self._look(images)
+        return vectors[attended(attention, self.grid, self.gate)]
+
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        prepared = self.backbone.prepare(images, self.grid)
+        attention, features = self.backbone.attend(prepared, blocks=self.blocks)
+        return attention, unit_vectors(features)
 
 
 def unit_vectors(features: Sequence[Tensor]) -> Tensor:
     """Maps B×C×h×w of several blocks → B×(h·w)×ΣC, each block with the same say, length 1."""
     units = [F.normalize(f.flatten(2).transpose(1, 2), dim=-1) for f in features]
     return torch.cat(units, dim=-1) / len(units) ** 0.5
+
+
+def attended(attention: Tensor, grid: int, share: float) -> Tensor:
+    """B×heads×h×w attention → B×(grid²) bool: the tokens with the highest mean attention."""
+    seen = attention.float().mean(1, keepdim=True)
+    if seen.shape[-1] != grid:
+        seen = F.interpolate(seen, (grid, grid), mode="bilinear", align_corners=False)
+    flat = seen.flatten(1)
+    count = max(1, round(share * flat.shape[1]))
+    chosen = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(flat, dtype=torch.bool).scatter(1, chosen, True)

@@ -1,0 +1,133 @@
+"""From raw maps to a calibrated score: smoothing, fusion, the threshold for a stated alarm rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vision.anomaly.masking import gaussian_blur
+
+Scoring = Literal["auto", "published", "features", "fused"]
+COMPONENTS: dict[str, tuple[str, ...]] = {
+    "published": ("structure",),
+    "features": ("features",),
+    "fused": ("structure", "features"),
+}
+
+
+class Scorer(nn.Module):
+    """Raw maps → one map and one score per picture, both calibrated: 0.5 is the threshold.
+
+    Each raw map is smoothed, and put on the scale of good pictures: z = (map − μ) / σ with μ and σ
+    of the image maxima over held-out good pictures. The fused map is the mean of the z of the
+    chosen components. The image score is its maximum. A raw value r becomes
+    0.5 + 0.5·u/(1 + |u|) with u = (r − threshold)/spread: monotone, 0.5 at the threshold, and it
+    never saturates, so no two scores are made equal.
+
+    Args:
+        scoring: `published` (MSGMS alone), `features`, `fused`, or `auto`: the one that tells
+            held-out good pictures from the same with synthetic defects best.
+        false_alarms: share of good pictures that may be called defective, in (0, 0.5].
+        smooth: standard deviation in pixels of the Gaussian over the structure map; 7 is RIAD's.
+        smooth_features: the same over the feature map.
+    """
+
+    level: Tensor
+    spread: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        scoring: Scoring = "auto",
+        false_alarms: float = 0.01,
+        smooth: float = 7.0,
+        smooth_features: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if scoring != "auto" and scoring not in COMPONENTS:
+            raise ValueError(f"scoring={scoring}: choose auto, {', '.join(COMPONENTS)}")
+        if not 0 < false_alarms <= 0.5:
+            raise ValueError(f"false_alarms={false_alarms}: give a share in (0, 0.5], say 0.01")
+        self.scoring, self.false_alarms = scoring, false_alarms
+        self.smooth = {"structure": smooth, "features": smooth_features}
+        # Index of the chosen key of COMPONENTS; -1 while not calibrated.
+        self.register_buffer("chosen", torch.tensor(-1))
+        self.register_buffer("level", torch.zeros(2))  # μ of structure, features
+        self.register_buffer("spread", torch.ones(2))  # σ
+        self.register_buffer("threshold", torch.zeros(()))
+
+    @property
+    def calibrated(self) -> bool:
+        return int(self.chosen) >= 0
+
+    @property
+    def choice(self) -> str:
+        """The scoring in use, once calibrated."""
+        return list(COMPONENTS)[int(self.chosen)]
+
+    def smoothed(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Named B×1×S×S raw maps → the same, smoothed."""
+        return {name: gaussian_blur(m.float(), self.smooth[name]) for name, m in raw.items()}
+
+    def fuse(self, smoothed: dict[str, Tensor], choice: str | None = None) -> Tensor:
+        """Named B×1×S×S smoothed maps → B×1×S×S map in units of the spread of good pictures."""
+        names = COMPONENTS[choice or self.choice]
+        order = list(self.smooth)
+        scaled = [
+            (smoothed[n] - self.level[order.index(n)]) / self.spread[order.index(n)] for n in names
+        ]
+        return torch.stack(scaled).mean(0)
+
+    def forward(self, raw: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Named raw maps → calibrated scores B and map B×1×S×S, both in (0, 1).
+
+        Raises:
+            ValueError: not calibrated yet.
+        """
+        if not self.calibrated:
+            raise ValueError("the detector is not calibrated; run `train.py fit` to the end first")
+        fused = self.fuse(self.smoothed(raw)) - self.threshold
+        squashed = 0.5 + 0.5 * fused / (1 + fused.abs())
+        return squashed.flatten(1).amax(1), squashed
+
+    def set_scale(self, peaks: dict[str, Tensor]) -> None:
+        """Take μ and σ from the image maxima (one vector per map) of held-out good pictures."""
+        for i, name in enumerate(self.smooth):
+            if name in peaks:
+                self.level[i] = peaks[name].mean()
+                self.spread[i] = peaks[name].std(correction=0).clamp_min(1e-8)
+
+    def set_threshold(self, choice: str, good: Tensor) -> None:
+        """Fix the scoring, and the threshold from the raw scores of held-out good pictures."""
+        self.chosen.fill_(list(COMPONENTS).index(choice))
+        self.threshold.fill_(alarm_threshold(good.tolist(), self.false_alarms))
+
+
+def alarm_threshold(good: Sequence[float], rate: float) -> float:
+    """The score that a share `rate` of good pictures exceeds, from held-out good pictures alone.
+
+    With enough pictures it is the conformal quantile, the ⌈(n+1)(1−rate)⌉-th smallest score, whose
+    false-alarm rate on new pictures is at most `rate` on average. With fewer than 1/rate − 1
+    pictures no such score was seen; then the tail is extended as an exponential from the upper
+    quarter (peaks over threshold; the mean excess is its scale), our choice because it needs no
+    more than a dozen pictures, and errs to fewer alarms.
+
+    Raises:
+        ValueError: fewer than 4 pictures.
+    """
+    n = len(good)
+    if n < 4:
+        raise ValueError(f"{n} held-out good pictures are too few for a threshold; give 4 or more")
+    ranked = sorted(good)
+    rank = math.ceil((n + 1) * (1 - rate))
+    if rank <= n:
+        return ranked[rank - 1]
+    share = 0.25
+    knee = ranked[n - max(2, round(n * share)) - 1]
+    excess = [s - knee for s in ranked if s > knee] or [0.0]
+    tail = knee + (sum(excess) / len(excess)) * math.log(len(excess) / n / rate)
+    return max(tail, ranked[-1])
