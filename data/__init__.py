@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data.folder import Folder
-    from data.inspection import collate, open_dataset
+    from data.inspection import collate
     from data.mvtec import MVTec
+    from data.opening import open_dataset
 
 __all__ = ["Folder", "MVTec", "collate", "open_dataset"]
 
@@ -19,7 +20,7 @@ _HOMES = {
     "Folder": "data.folder",
     "MVTec": "data.mvtec",
     "collate": "data.inspection",
-    "open_dataset": "data.inspection",
+    "open_dataset": "data.opening",
 }
 
 

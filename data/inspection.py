@@ -116,20 +116,6 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     return batch
 
 
-def open_dataset(
-    root: str | Path, split: Split, size: int, transform: Transform | None = None
-) -> InspectionDataset:
-    """Open a folder in whichever of the two layouts it has; `MVTec` if root/train/good exists.
-
-    ValueError, naming both layouts, if the folder is missing or holds neither.
-    """
-    from data.folder import Folder
-    from data.mvtec import MVTec
-
-    kind = MVTec if (Path(root) / "train" / "good").is_dir() else Folder
-    return kind(root, split, size, transform)
-
-
 def check_root(root: str | Path, split: str) -> Path:
     """The folder as a Path; ValueError if it is missing, not a folder, or the split unknown."""
     if split not in ("train", "test"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,6 +47,10 @@ class Detector(nn.Module):
     def learns(self) -> bool:
         """Whether the net has parameters to train."""
         return any(p.requires_grad for p in self.parameters())
+
+    def region(self, images: Tensor) -> Tensor:
+        """B×3×H×W → B×1×H×W in {0, 1}: what the net takes for the part. Default: everything."""
+        return torch.ones_like(images[:, :1])
 
     def enlarge(self, maps: Tensor) -> Tensor:
         """B×1×h×w map on the grid of tokens → B×1×size×size."""

@@ -120,6 +120,10 @@ class EAR(Detector):
 
         self.memory.fill(kept(images) for images in batches)
 
+    def region(self, images: Tensor) -> Tensor:
+        attention, _ = self.backbone.attend(self.backbone.prepare(images, self.mask_grid))
+        return F.interpolate(self.mask(attention), images.shape[-2:], mode="nearest")
+
     def _recover(self, images: Tensor, mask: Tensor) -> Recovery:
         image = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         excised = excise(image, mask, self.hint, self.cell)

@@ -119,6 +119,12 @@ class FeatureNeighbours(Detector):
     def remember(self, batches: Iterable[Tensor]) -> None:
         self.memory.fill(self._kept(images) for images in batches)
 
+    def region(self, images: Tensor) -> Tensor:
+        attention, _ = self._look(images)
+        seen = attended(attention, self.grid, self.gate).float()
+        grid = seen.view(-1, 1, self.grid, self.grid)
+        return F.interpolate(grid, images.shape[-2:], mode="nearest")
+
     def _kept(self, images: Tensor) -> Tensor:
         attention, vectors = self._look(images)
         return vectors[attended(attention, self.grid, self.gate)]

@@ -1,0 +1,127 @@
+"""The command line: `train.py`, `infer.py` and the console script `mend` all end here."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vision import __version__
+
+OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`mend train fit|validate|test …` and `mend inspect|doctor …`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["train"]:
+        return train(argv[1:])
+    return infer(argv, prog="mend")
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """`fit | validate | test` by LightningCLI; exit status 2 for a mistake of the caller's."""
+    from vision.tasks.training import run_cli
+
+    _log_to_stderr()
+    try:
+        run_cli(sys.argv[1:] if argv is None else argv)
+    except (ValueError, OSError) as error:
+        return _refuse(error)
+    return OK
+
+
+def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
+    """`inspect | doctor`; exit status 0 all done, 1 some inputs failed, 2 the call is wrong."""
+    parser = argparse.ArgumentParser(prog, description="Run trained nets over pictures.")
+    parser.add_argument("--version", action="version", version=f"visionmend {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_inspect(commands.add_parser("inspect", help="find defects in pictures of parts"))
+    commands.add_parser("doctor", help="say what works on this machine, and what is missing")
+    if prog == "mend":
+        commands.add_parser("train", help="train, validate or test (mend train --help)")
+    arguments = parser.parse_args(argv)
+    _log_to_stderr()
+    if arguments.command == "doctor":
+        from vision.run.doctor import doctor
+
+        return doctor()
+    try:
+        return _inspect(arguments)
+    except (ValueError, OSError) as error:
+        return _refuse(error)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    from data.images import MAX_PIXELS
+
+    parser.add_argument("input", nargs="+", help="files, folders, globs or videos")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--weights", required=True, help="model.ckpt of a training run")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time (8)")
+    parser.add_argument("--workers", type=int, default=2, help="reading and writing threads (2)")
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=f"({MAX_PIXELS})")
+    parser.add_argument(
+        "--report-pictures", type=int, default=500, help="pictures shown in report.html (500)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    for name in ("batch_size", "workers", "max_pixels"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give 1 or more")
+    from vision.run.engine import run
+    from vision.run.inspect import InspectJob
+    from vision.run.sources import find
+    from vision.run.weights import load
+
+    find(arguments.input, arguments.out)  # a wrong call is told before seconds of loading
+    predictor = load(arguments.weights, device=_device(arguments.device))
+    job = InspectJob(predictor, report_pictures=arguments.report_pictures)
+    summary = run(
+        job,
+        arguments.input,
+        arguments.out,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        max_pixels=arguments.max_pixels,
+        progress=not arguments.quiet,
+    )
+    print(
+        f"{summary.done} inspected, {summary.skipped_done} done before, {summary.failed} failed,"
+        f" {summary.skipped} skipped, {summary.seconds:.1f} s"
+    )
+    for path in summary.outputs:
+        print(path)
+    return SOME_FAILED if summary.failed else OK
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: {reason}; use --device cpu") from error
+    return name
+
+
+def _refuse(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return WRONG_CALL
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("vision").setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

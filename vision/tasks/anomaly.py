@@ -1,0 +1,247 @@
+"""Training, calibrating and testing any net that inspects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.progress import track
+from torch import Tensor, nn
+
+from data.defects import paint
+from vision.anomaly.detector import Detector
+from vision.anomaly.scoring import COMPONENTS, Scorer
+from vision.backbones import Backbone
+from vision.losses import RecoveryLoss
+from vision.metrics import AnomalyMetrics, image_auroc
+from vision.tasks.results import save_results
+
+PAINTED = 3  # defects painted on every held-out picture, to choose a scoring by
+MODEL_FILE = "model.ckpt"
+
+
+class AnomalyTask(LightningModule):
+    """Learn to recover good pictures; then remember, calibrate, and test.
+
+    Args:
+        net: what inspects (`EAR`, `RIAD`, `FeatureNeighbours`, or your own `Detector`).
+        loss: of a recovery; L2 + SSIM + MSGMS with equal weights by default (RIAD's).
+        scorer: smoothing, fusion, false-alarm rate.
+        lr: peak learning rate of AdamW, after a warm-up of 5% of the steps and before a cosine.
+        weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self,
+        net: Detector,
+        loss: RecoveryLoss | None = None,
+        scorer: Scorer | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        # Under the command line this keeps class paths, and a checkpoint rebuilds its own net. A task
+        # built by hand holds objects, which no checkpoint may carry.
+        self.save_hyperparameters()
+        for name in [n for n, value in self.hparams.items() if isinstance(value, nn.Module)]:
+            del self.hparams[name]
+        self.net = net
+        self.loss = loss or RecoveryLoss()
+        self.scorer = scorer or Scorer()
+        self.lr, self.weight_decay = lr, weight_decay
+        self.metrics = AnomalyMetrics()
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        return self._recovery_loss(batch, "train")
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> Tensor | None:
+        return self._recovery_loss(batch, "val") if self.net.learns else None
+
+    def _recovery_loss(self, batch: dict[str, Any], stage: str) -> Tensor:
+        terms = self.loss(*self.net.recover(batch["image"]))
+        for name, value in terms.items():
+            self.log(
+                f"{stage}/{name}",
+                value,
+                prog_bar=name == "loss",
+                on_epoch=True,
+                on_step=False,
+                batch_size=len(batch["image"]),
+            )
+        return terms["loss"]
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if not trained:
+            return None
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.lr, total_steps=steps + 1, pct_start=0.05
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [Finish()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["backbones"] = {
+            name: {"name": m.name, "source": m.source, "fingerprint": m.fingerprint}
+            for name, m in self.named_modules()
+            if isinstance(m, Backbone)
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the finished detector: weights, memory, threshold, and how to build it again."""
+        checkpoint = {
+            "visionmend": "anomaly",
+            "state_dict": self.state_dict(),
+            "hyper_parameters": dict(self.hparams),
+            "pytorch-lightning_version": lightning.__version__,
+            "epoch": self.current_epoch,
+            "global_step": self.global_step,
+        }
+        self.on_save_checkpoint(checkpoint)
+        torch.save(checkpoint, path)
+
+    # ---- after training: remember, choose the scoring, set the threshold
+
+    @torch.inference_mode()
+    def finish(self, datamodule: Any) -> dict[str, float]:
+        """Fill the memory, choose the scoring and set the threshold, from good pictures alone.
+
+        Where several maps can be fused, the scoring is chosen on the held-out good pictures against
+        the same pictures with painted defects (`data.defects`); test pictures have no part in it.
+
+        Returns:
+            The image AUROC of each candidate on the painted pictures (empty if one was set).
+        """
+        self.eval()
+        good = (batch["image"].to(self.device) for batch in self._told(
+            datamodule.good_dataloader(), "remembering good parts"))
+        self.net.remember(good)
+        held_out = list(self._told(datamodule.val_dataloader(), "calibrating"))
+        smoothed = [self._smoothed(batch["image"]) for batch in held_out]
+        maps = {name: torch.cat([m[name] for m in smoothed]) for name in smoothed[0]}
+        self.scorer.set_scale({name: m.flatten(1).amax(1) for name, m in maps.items()})
+        candidates = [c for c, names in COMPONENTS.items() if set(names) <= set(maps)]
+        results: dict[str, float] = {}
+        choice = self.scorer.scoring
+        if choice == "auto":
+            results = self._compare(candidates, maps, held_out)
+            choice = max(candidates, key=results.__getitem__)
+        elif choice not in candidates:
+            raise ValueError(
+                f"scoring={choice} needs the maps {COMPONENTS[choice]}, but"
+                f" {type(self.net).__name__} gives {tuple(maps)}; use scoring auto"
+            )
+        self.scorer.set_threshold(choice, self.scorer.fuse(maps, choice).flatten(1).amax(1))
+        return results
+
+    def _compare(
+        self, candidates: list[str], good: dict[str, Tensor], held_out: list[dict[str, Any]]
+    ) -> dict[str, float]:
+        if len(candidates) == 1:
+            return {candidates[0]: float("nan")}
+        painted = [
+            self._smoothed(images)
+            for batch in self._told(held_out, "choosing the scoring")
+            for images in self._painted(batch)
+        ]
+        bad = {name: torch.cat([m[name] for m in painted]) for name in good}
+        aurocs = {}
+        for candidate in candidates:
+            scores = [
+                self.scorer.fuse(maps, candidate).flatten(1).amax(1).cpu().numpy()
+                for maps in (good, bad)
+            ]
+            labels = np.repeat([0, 1], [len(s) for s in scores])
+            aurocs[candidate] = image_auroc(np.concatenate(scores), labels)
+        return aurocs
+
+    def _painted(self, batch: dict[str, Any]) -> Iterator[Tensor]:
+        """The batch's pictures with a defect each, inside what the net takes for the part."""
+        regions = self.net.region(batch["image"].to(self.device)).cpu().numpy() > 0.5
+        for copy in range(PAINTED):
+            pictures = []
+            for image, region, index in zip(batch["image"], regions, batch["index"], strict=True):
+                rgb = (image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+                rng = np.random.default_rng([index, copy])
+                pictures.append(torch.from_numpy(paint(rgb, rng, region=region[0])[0]))
+            yield torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+
+    def _smoothed(self, images: Tensor) -> dict[str, Tensor]:
+        # One picture at a time, as `Predictor` does: the threshold must see the same numbers.
+        each = [self.scorer.smoothed(self.net.maps(i[None].to(self.device))) for i in images]
+        return {name: torch.cat([m[name] for m in each]) for name in each[0]}
+
+    def _told(self, loader: Any, what: str) -> Any:
+        return track(loader, what, total=len(loader), transient=True)
+
+    # ---- test
+
+    def on_test_epoch_start(self) -> None:
+        self.metrics.reset()
+        self.test_scores: list[tuple[int, float]] = []
+        self.seconds = 0.0
+
+    def test_step(self, batch: dict[str, Any], _: int) -> None:
+        # Full precision whatever the trainer's: what is tested is what `infer.py inspect` does.
+        with torch.autocast(self.device.type, enabled=False):
+            begin = time.perf_counter()
+            each = [self.scorer(self.net.maps(image[None])) for image in batch["image"]]
+            self.seconds += time.perf_counter() - begin
+        scores = [float(score) for score, _ in each]
+        labels = batch["label"].tolist()
+        self.test_scores += zip(labels, scores, strict=True)
+        masks = batch["mask"]
+        maps = None
+        if all(mask is not None for mask in masks):
+            maps = [
+                F.interpolate(m, mask.shape, mode="bilinear", align_corners=False)[0, 0]
+                for (_, m), mask in zip(each, masks, strict=True)
+            ]
+        self.metrics.update(scores, labels, maps, masks if maps is not None else None)
+
+    def on_test_epoch_end(self) -> None:
+        results = self.metrics.compute()
+        good = [score for label, score in self.test_scores if label == 0]
+        bad = [score for label, score in self.test_scores if label == 1]
+        results["false_alarms_asked"] = self.scorer.false_alarms
+        results["false_alarms"] = sum(score >= 0.5 for score in good) / len(good)
+        results["found"] = sum(score >= 0.5 for score in bad) / len(bad)
+        results["ms_per_image"] = 1000 * self.seconds / len(self.test_scores)
+        self.log_dict({f"test/{name}": value for name, value in results.items()})
+        folder = Path(self.trainer.default_root_dir)
+        save_results(results, folder, scoring=self.scorer.choice)
+
+
+class Finish(Callback):
+    """After the last epoch: remember, calibrate, and write `model.ckpt` into the run's folder."""
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, AnomalyTask)
+        if trainer.fast_dev_run or trainer.interrupted:
+            return
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if best and module.net.learns:
+            state = torch.load(best, map_location=module.device, weights_only=True)["state_dict"]
+            module.load_state_dict(state)
+        results = module.finish(trainer.datamodule)  # type: ignore[attr-defined]
+        path = Path(trainer.default_root_dir) / MODEL_FILE
+        module.save(path)
+        for name, auroc in results.items():
+            print(f"scoring {name}: image AUROC {auroc:.4f} on painted held-out parts")
+        print(f"scoring in use: {module.scorer.choice}; the detector is {path}")
+
