@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vision.anomaly.detector import Detector, Recovery
 from vision.anomaly.masking import AttentionMask
-from vision.anomaly.memory import FeatureMemory, attended, unit_vectors
+from vision.anomaly.memory import FeatureMemory, unit_vectors
 from vision.anomaly.unet import UNet
 from vision.backbones import Backbone
 from vision.losses import msgms
@@ -44,9 +44,9 @@ class EAR(Detector):
         size: side in pixels at which the U-Net works and maps are scored.
         mask_grid: tokens a side for the attention.
         feature_grid: tokens a side for the features; equal grids share one ViT pass.
-        blocks: whose tokens are the features.
+        blocks: whose tokens are the features. Only tokens under the mask are remembered and scored:
+            the background of an object is not the part.
         capacity: vectors in the memory.
-        gate: share of the tokens, by attention, that the memory keeps and whose distance counts.
     """
 
     def __init__(
@@ -58,11 +58,10 @@ class EAR(Detector):
         cell: int | None = None,
         features: Literal["memory", "recovery", "none"] = "memory",
         size: int = 256,
-        mask_grid: int = 32,
+        mask_grid: int = 16,
         feature_grid: int = 32,
         blocks: Sequence[int] = (6, 8),
         capacity: int = 65_536,
-        gate: float = 0.4,
     ) -> None:
         super().__init__()
         if cell is not None and (cell < 1 or cell & (cell - 1)):
@@ -76,7 +75,7 @@ class EAR(Detector):
             )
         self.hint, self.cell, self.features = hint, cell, features
         self.size, self.mask_grid, self.feature_grid = size, mask_grid, feature_grid
-        self.blocks, self.gate = tuple(blocks), gate
+        self.blocks = tuple(blocks)
         grid = mask_grid if features == "none" else max(mask_grid, feature_grid)
         self.input_size = max(size, grid * backbone.patch)
         self.memory: FeatureMemory | None = None
@@ -86,15 +85,12 @@ class EAR(Detector):
 
     def recover(self, images: Tensor) -> Recovery:
         """B×3×H×W → the U-Net's recovery of the excised pictures, and what it should be."""
-        with torch.no_grad():
-            attention, _ = self.backbone.attend(self.backbone.prepare(images, self.mask_grid))
-            mask = self.mask(attention)
-        return self._recover(images, mask)
+        return self._recover(images, self._mask(images))
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """`structure`: MSGMS between picture and recovery; `features`: the second map."""
-        attention, vectors = self._look(images)
-        recovery = self._recover(images, self.mask(attention))
+        mask, vectors = self._look(images)
+        recovery = self._recover(images, mask)
         maps = {"structure": msgms(recovery.recovered, recovery.image)}
         if vectors is None:
             return maps
@@ -104,7 +100,7 @@ class EAR(Detector):
         else:
             again = self._vectors(recovery.recovered.clamp(0, 1))
             distances = 1 - (vectors * again).sum(-1)
-        distances = distances * attended(attention, grid, self.gate)
+        distances = distances * self._on_features(mask)
         maps["features"] = self.enlarge(distances.view(-1, 1, grid, grid).clamp_min(0))
         return maps
 
@@ -114,30 +110,39 @@ class EAR(Detector):
             return
 
         def kept(images: Tensor) -> Tensor:
-            attention, vectors = self._look(images)
+            mask, vectors = self._look(images)
             assert vectors is not None
-            return vectors[attended(attention, self.feature_grid, self.gate)]
+            return vectors[self._on_features(mask)]
 
         self.memory.fill(kept(images) for images in batches)
 
     def region(self, images: Tensor) -> Tensor:
-        attention, _ = self.backbone.attend(self.backbone.prepare(images, self.mask_grid))
-        return F.interpolate(self.mask(attention), images.shape[-2:], mode="nearest")
+        return F.interpolate(self._mask(images), images.shape[-2:], mode="nearest")
 
     def _recover(self, images: Tensor, mask: Tensor) -> Recovery:
         image = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         excised = excise(image, mask, self.hint, self.cell)
         return Recovery(self.unet(excised), image)
 
+    @torch.no_grad()
+    def _mask(self, images: Tensor) -> Tensor:
+        """B×1×g×g mask on the grid of attention."""
+        return self.mask(self.backbone.attend(self.backbone.prepare(images, self.mask_grid))[0])
+
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Attention B×heads×h×w, and the features B×N×C unless there is no second map."""
-        prepared = self.backbone.prepare(images, self.mask_grid)
+        """The mask, and the features B×N×C unless there is no second map."""
         if self.features == "none":
-            return self.backbone.attend(prepared)[0], None
-        if self.feature_grid == self.mask_grid:
-            attention, features = self.backbone.attend(prepared, blocks=self.blocks)
-            return attention, unit_vectors(features)
-        return self.backbone.attend(prepared)[0], self._vectors(images)
+            return self._mask(images), None
+        if self.feature_grid != self.mask_grid:
+            return self._mask(images), self._vectors(images)
+        prepared = self.backbone.prepare(images, self.mask_grid)
+        attention, features = self.backbone.attend(prepared, blocks=self.blocks)
+        return self.mask(attention), unit_vectors(features)
+
+    def _on_features(self, mask: Tensor) -> Tensor:
+        """B×1×g×g mask → B×N bool on the grid of features."""
+        wide = F.interpolate(mask, (self.feature_grid, self.feature_grid), mode="nearest")
+        return wide.flatten(1).bool()
 
     def _vectors(self, images: Tensor) -> Tensor:
         prepared = self.backbone.prepare(images, self.feature_grid)

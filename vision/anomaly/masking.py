@@ -37,13 +37,13 @@ class AttentionMask(nn.Module):
         self,
         heads: Literal["mean", "max"] = "mean",
         rule: Literal["mass", "quantile"] = "mass",
-        keep: float = 0.7,
+        keep: float = 0.8,
         smooth: float = 0.7,
         min_tokens: int = 2,
     ) -> None:
         super().__init__()
         if not 0 < keep <= 1:
-            raise ValueError(f"keep={keep}: a share must lie in (0, 1]; 0.7 is the default")
+            raise ValueError(f"keep={keep}: a share must lie in (0, 1]; 0.8 is the default")
         if smooth < 0 or min_tokens < 0:
             raise ValueError(f"smooth={smooth}, min_tokens={min_tokens}: give values of 0 or more")
         self.heads, self.rule, self.keep = heads, rule, keep

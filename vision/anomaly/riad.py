@@ -28,6 +28,8 @@ class RIAD(Detector):
         size: side in pixels of the pictures.
         seed: of the masks at inspection, so that two runs agree; training draws fresh ones from
             torch's global generator, which `seed_everything` sets.
+        sets_per_step: how many of the sets a training step inpaints, each a U-Net pass; the rest of
+            the picture is then given. All of them is RIAD's; fewer gives it the passes of EAR.
     """
 
     def __init__(
@@ -37,19 +39,21 @@ class RIAD(Detector):
         sets: int = 3,
         size: int = 256,
         seed: int = 0,
+        sets_per_step: int = 3,
     ) -> None:
         super().__init__()
         self.unet = UNet(unet)
         if any(size % k for k in regions) or size % self.unet.multiple:
             raise ValueError(f"size={size}: must divide by the regions {regions} and by 8, say 256")
         self.regions, self.sets, self.size, self.seed = tuple(regions), sets, size, seed
+        self.sets_per_step = sets_per_step
         self.input_size = size
 
     def recover(self, images: Tensor) -> Recovery:
-        """Inpaint with one region size drawn for the batch, all sets (three U-Net passes)."""
+        """Inpaint with one region size drawn for the batch; a U-Net pass per set."""
         image = self._resize(images)
         region = self.regions[int(torch.randint(len(self.regions), ()))]
-        return Recovery(self._inpaint(image, region, None), image)
+        return Recovery(self._inpaint(image, region, None, self.sets_per_step), image)
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         image = self._resize(images)
@@ -60,13 +64,15 @@ class RIAD(Detector):
     def _resize(self, images: Tensor) -> Tensor:
         return F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
 
-    def _inpaint(self, image: Tensor, region: int, generator: torch.Generator | None) -> Tensor:
+    def _inpaint(
+        self, image: Tensor, region: int, generator: torch.Generator | None, sets: int | None = None
+    ) -> Tensor:
         side = self.size // region
         deal = torch.randperm(side * side, generator=generator) % self.sets  # cell → its set
         cells = deal.view(1, 1, side, side).to(image.device)
         owner = F.interpolate(cells.float(), scale_factor=float(region), mode="nearest")
-        inpainted = torch.zeros_like(image)
-        for s in range(self.sets):
+        inpainted = image
+        for s in range(sets or self.sets):
             hole = owner == s
             inpainted = torch.where(hole, self.unet(image * ~hole).to(image), inpainted)
         return inpainted
