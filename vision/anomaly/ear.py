@@ -64,6 +64,10 @@ class EAR(Detector):
         capacity: int = 65_536,
     ) -> None:
         super().__init__()
+        if hint not in ("mosaic", "empty"):
+            raise ValueError(f"hint={hint}: choose mosaic or empty")
+        if features not in ("memory", "recovery", "none"):
+            raise ValueError(f"features={features}: choose memory, recovery or none")
         if cell is not None and (cell < 1 or cell & (cell - 1)):
             raise ValueError(f"cell={cell}: a mosaic cell is a power of two in pixels, say 16")
         self.backbone = backbone

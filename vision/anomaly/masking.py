@@ -42,6 +42,10 @@ class AttentionMask(nn.Module):
         min_tokens: int = 2,
     ) -> None:
         super().__init__()
+        if heads not in ("mean", "max"):
+            raise ValueError(f"heads={heads}: choose mean or max")
+        if rule not in ("mass", "quantile"):
+            raise ValueError(f"rule={rule}: choose mass or quantile")
         if not 0 < keep <= 1:
             raise ValueError(f"keep={keep}: a share must lie in (0, 1]; 0.8 is the default")
         if smooth < 0 or min_tokens < 0:
@@ -71,8 +75,9 @@ class AttentionMask(nn.Module):
             kept[:, :count] = True
         else:
             ranked = tokens.gather(1, order)
-            share = ranked.cumsum(1) / ranked.sum(1, keepdim=True)
-            kept = (share - ranked / ranked.sum(1, keepdim=True)) < self.keep
+            before = ranked.cumsum(1) - ranked
+            kept = before < self.keep * ranked.sum(1, keepdim=True)
+            kept[:, 0] = True  # no attention at all must not give an empty mask
         return torch.zeros_like(kept).scatter(1, order, kept)
 
 
@@ -85,12 +90,13 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-(grid**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     padded = F.pad(maps, [radius] * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    with torch.autocast(maps.device.type, enabled=False):  # half precision would move the mask
+        return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
 
 
 def _drop_small(mask: np.ndarray, least: int) -> np.ndarray:
     """h×w bool → the same without components of fewer than `least` tokens; never empty."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
     large = areas >= min(least, areas.max())

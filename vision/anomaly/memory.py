@@ -78,8 +78,8 @@ class FeatureMemory(nn.Module):
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: object) -> None:
         if f"{prefix}bank" in state:  # the number of vectors is data, not architecture
-            self.bank = torch.empty_like(state[f"{prefix}bank"], device=self.bank.device)
-        super()._load_from_state_dict(state, prefix, *args)  # type: ignore[arg-type]
+            self.bank = self.bank.new_empty(len(state[f"{prefix}bank"]), self.channels)
+        super()._load_from_state_dict(state, prefix, *args)
 
 
 class FeatureNeighbours(Detector):

@@ -45,6 +45,8 @@ class RIAD(Detector):
         self.unet = UNet(unet)
         if any(size % k for k in regions) or size % self.unet.multiple:
             raise ValueError(f"size={size}: must divide by the regions {regions} and by 8, say 256")
+        if not 1 <= sets_per_step <= sets:
+            raise ValueError(f"sets_per_step={sets_per_step}: choose 1 to sets={sets}")
         self.regions, self.sets, self.size, self.seed = tuple(regions), sets, size, seed
         self.sets_per_step = sets_per_step
         self.input_size = size

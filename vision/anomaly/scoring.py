@@ -25,8 +25,8 @@ class Scorer(nn.Module):
     Each raw map is smoothed, and put on the scale of good pictures: z = (map − μ) / σ with μ and σ
     of the image maxima over held-out good pictures. The fused map is the mean of the z of the
     chosen components. The image score is its maximum. A raw value r becomes
-    0.5 + 0.5·u/(1 + |u|) with u = (r − threshold)/spread: monotone, 0.5 at the threshold, and it
-    never saturates, so no two scores are made equal.
+    0.5 + 0.5·u/(1 + |u|) with u = (r − threshold)/spread: monotone, 0.5 at the threshold, and
+    slow to saturate: scores hundreds of spreads away are still told apart.
 
     Args:
         scoring: `published` (MSGMS alone), `features`, `fused`, or `auto`: the one that tells
@@ -36,6 +36,7 @@ class Scorer(nn.Module):
         smooth_features: the same over the feature map.
     """
 
+    chosen: Tensor
     level: Tensor
     spread: Tensor
     threshold: Tensor
@@ -66,7 +67,9 @@ class Scorer(nn.Module):
 
     @property
     def choice(self) -> str:
-        """The scoring in use, once calibrated."""
+        """The scoring in use. Raises ValueError while not calibrated."""
+        if not self.calibrated:
+            raise ValueError("the detector is not calibrated; run `train.py fit` to the end first")
         return list(COMPONENTS)[int(self.chosen)]
 
     def smoothed(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -88,8 +91,6 @@ class Scorer(nn.Module):
         Raises:
             ValueError: not calibrated yet.
         """
-        if not self.calibrated:
-            raise ValueError("the detector is not calibrated; run `train.py fit` to the end first")
         fused = self.fuse(self.smoothed(raw)) - self.threshold
         squashed = 0.5 + 0.5 * fused / (1 + fused.abs())
         return squashed.flatten(1).amax(1), squashed
@@ -112,22 +113,26 @@ def alarm_threshold(good: Sequence[float], rate: float) -> float:
 
     With enough pictures it is the conformal quantile, the ⌈(n+1)(1−rate)⌉-th smallest score, whose
     false-alarm rate on new pictures is at most `rate` on average. With fewer than 1/rate − 1
-    pictures no such score was seen; then the tail is extended as an exponential from the upper
-    quarter (peaks over threshold; the mean excess is its scale), our choice because it needs no
-    more than a dozen pictures, and errs to fewer alarms.
+    pictures no such score was seen; then the upper quarter is extended as an exponential tail
+    (peaks over threshold), our choice because a dozen pictures are enough for it. How uncertain its
+    scale is with k excesses is allowed for, so for an exponential tail the rate holds on average
+    whatever n; a lighter tail, such as the normal one, gives fewer alarms, a heavier one more.
 
     Raises:
-        ValueError: fewer than 4 pictures.
+        ValueError: fewer than 4 pictures, or a score that is not finite.
     """
     n = len(good)
     if n < 4:
         raise ValueError(f"{n} held-out good pictures are too few for a threshold; give 4 or more")
+    if not all(math.isfinite(score) for score in good):
+        raise ValueError("a held-out good picture has no finite score; train with a lower lr")
     ranked = sorted(good)
-    rank = math.ceil((n + 1) * (1 - rate))
+    rank = math.ceil((n + 1) * (1 - rate) - 1e-9)  # 400 × 0.55 is a little more than 220
     if rank <= n:
         return ranked[rank - 1]
-    share = 0.25
-    knee = ranked[n - max(2, round(n * share)) - 1]
-    excess = [s - knee for s in ranked if s > knee] or [0.0]
-    tail = knee + (sum(excess) / len(excess)) * math.log(len(excess) / n / rate)
+    k = max(2, round(n / 4))
+    knee, total = ranked[-k - 1], sum(s - ranked[-k - 1] for s in ranked[-k:])
+    # On average (k+1)/(n+1) of new scores exceed the knee, and (1 + t/total)^-k of those exceed it
+    # by t: the mean of exp(-t/scale), as total is a Gamma(k) multiple of the scale.
+    tail = knee + total * (((k + 1) / (n + 1) / rate) ** (1 / k) - 1)
     return max(tail, ranked[-1])

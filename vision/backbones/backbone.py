@@ -8,9 +8,16 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vision.backbones import weights as sources
+
+# DINO, DINOv2, DINOv3, CLIP, DeiT, BEiT, EVA … Other nets with a class token (CaiT, XCiT) add it
+# late, or attend over something else than tokens.
+WITH_CLS = (VisionTransformer, Eva, Beit)
 
 
 def available(pattern: str = "", pretrained: bool = False) -> list[str]:
@@ -21,8 +28,8 @@ def available(pattern: str = "", pretrained: bool = False) -> list[str]:
 class Backbone(nn.Module):
     """A timm network that gives feature maps of chosen blocks and its CLS attention.
 
-    Any ViT with a class token and any network with feature stages will do; timm's registry is
-    the registry, so a new backbone is a new name in a YAML.
+    Any ViT and any network with feature stages will do; timm's registry is the registry, so a new
+    backbone is a new name in a YAML.
 
     Args:
         name: timm's name (`vit_small_patch14_dinov2`, `vit_small_patch8_224.dino`, `resnet18`).
@@ -36,9 +43,12 @@ class Backbone(nn.Module):
         patch: pixels per token side of a ViT, or the reduction of the last stage of a CNN.
         blocks: number of blocks (ViT) or stages (CNN) whose maps can be asked for.
         channels: width of each of those maps.
+
+    Raises:
+        WeightsError: no such network, or no weights to be had.
     """
 
-    net: nn.Module
+    net: Any  # an nn.Module; timm's networks have no type in common that knows their parts
     mean: Tensor
     std: Tensor
 
@@ -47,9 +57,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.is_vit = "VisionTransformer" in _class_name(name) or "Eva" in _class_name(name)
-        options = {"dynamic_img_size": True} if self.is_vit else {}
-        net, self.source = sources.create(name, weights, **options)
+        net, self.source = sources.create(name, weights)
         if frozen:
             # Not registered: a frozen net has no place in the state dict, the optimiser or the EMA
             # of what trains above it. It follows `.to()` through `_apply`.
@@ -58,13 +66,14 @@ class Backbone(nn.Module):
             self.net = net
         self.frozen = frozen
         self.fingerprint = sources.fingerprint(self.net)
-        info = self.net.feature_info
-        self.channels = [stage["num_chs"] for stage in info]
-        self.blocks = len(self.channels)
-        self.patch = (
-            self.net.patch_embed.patch_size[0] if self.is_vit else info[-1]["reduction"]
-        )
+        stages: list[dict[str, Any]] = self.net.feature_info
+        self.channels = [int(stage["num_chs"]) for stage in stages]
+        self.blocks = len(stages)
+        self.patch = int(stages[-1]["reduction"])
         cfg = self.net.pretrained_cfg
+        embed = getattr(self.net, "patch_embed", None)
+        fixed = cfg.get("fixed_input_size") and getattr(embed, "strict_img_size", True)
+        self._side: int | None = cfg["input_size"][-1] if fixed else None
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
 
@@ -74,11 +83,20 @@ class Backbone(nn.Module):
         return super()._apply(fn, recurse)
 
     def prepare(self, images: Tensor, grid: int) -> Tensor:
-        """Resize B×3×H×W RGB in [0, 1] to grid·patch pixels a side and normalise for the net."""
+        """Resize B×3×H×W RGB in [0, 1] to grid·patch pixels a side and normalise for the net.
+
+        Raises:
+            ValueError: the net takes pictures of one size only, and this is another.
+        """
         side = grid * self.patch
+        if self._side not in (None, side):
+            raise ValueError(
+                f"backbone {self.name} takes {self._side}×{self._side} pixels only, not"
+                f" {side}×{side}; set the grid to {self._side // self.patch}"
+            )
         if images.shape[-2:] != (side, side):
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-        return (images - self.mean) / self.std
+        return ((images - self.mean) / self.std).to(self.mean.dtype)
 
     def pyramid(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Feature maps of the given blocks (0-based, negative from the end) as B×C×h×w.
@@ -87,7 +105,11 @@ class Backbone(nn.Module):
         """
         wanted = [self._index(b) for b in blocks]
         maps = self.net.forward_intermediates(
-            images, indices=sorted(set(wanted)), intermediates_only=True, output_fmt="NCHW"
+            images,
+            indices=sorted(set(wanted)),
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NCHW",
         )
         by_block = dict(zip(sorted(set(wanted)), maps, strict=True))
         return [by_block[b] for b in wanted]
@@ -110,17 +132,18 @@ class Backbone(nn.Module):
             ValueError: the backbone has no class token or no attention to look at.
         """
         block = self._index(block)
-        if not self.is_vit or not getattr(self.net, "has_class_token", True):
+        net, cls = self.net, getattr(self.net, "cls_token", None)
+        if not isinstance(net, WITH_CLS) or cls is None or not hasattr(net.blocks[block], "attn"):
             raise ValueError(
                 f"backbone {self.name} has no class token, so no CLS attention; use a ViT such as"
                 " vit_small_patch14_dinov2"
             )
-        attn = self.net.blocks[block].attn
+        attn: Any = net.blocks[block].attn
         seen: list[Tensor] = []
 
         def look(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             # (B, heads, N, N) after softmax; row 0 is the class token's
-            seen.append(args[0][:, :, 0, self.net.num_prefix_tokens :])
+            seen.append(args[0][:, :, 0, net.num_prefix_tokens :])
 
         # A fused kernel never forms the attention matrix, so this one block runs unfused, and the
         # matrix is seen where it enters its dropout; the same place in ViT and EVA blocks.
@@ -141,13 +164,3 @@ class Backbone(nn.Module):
                 f" {-self.blocks}…{self.blocks - 1}"
             )
         return block % self.blocks
-
-
-def _class_name(name: str) -> str:
-    """The class that timm builds under this name, known before it is built."""
-    if not timm.is_model(name):
-        return ""
-    entry = timm.model_entrypoint(name.split(".")[0])
-    return "VisionTransformer" if "vision_transformer" in entry.__module__ else (
-        "Eva" if entry.__module__.endswith(".eva") else entry.__module__
-    )

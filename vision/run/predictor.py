@@ -43,16 +43,17 @@ class AnomalyPredictor:
         some speed on the table.
 
         Raises:
-            ValueError: a picture is not uint8 H×W×3.
+            ValueError: a picture is not uint8 H×W×3, or has no pixels.
         """
         return [self._inspect(image) for image in images]
 
     def _inspect(self, image: NDArray[np.uint8]) -> Inspection:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(
                 f"a picture of {image.dtype} {image.shape}; give uint8 H×W×3 in RGB order"
             )
-        square = torch.from_numpy(resize(image, self.net.input_size))  # S×S×3
+        # A copy, since torch takes neither flipped views (BGR[..., ::-1]) nor read-only arrays.
+        square = torch.tensor(resize(image, self.net.input_size).copy())  # S×S×3
         batch = square.permute(2, 0, 1)[None].to(self.device).float() / 255
         score, map_ = self.scorer(self.net.maps(batch))
         height, width = image.shape[:2]

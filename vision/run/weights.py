@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vision.anomaly import Detector, Scorer
     from vision.run.predictor import AnomalyPredictor
 
 OWN = ("vision.", "data.")
@@ -41,22 +42,14 @@ def load(path: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()) -> 
 
     path = Path(path)
     checkpoint = _read(path)
-    if "hyper_parameters" not in checkpoint or "backbones" not in checkpoint:
+    if not {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
         raise CheckpointError(
-            f"{path}: weights of another kind (keys {sorted(checkpoint)[:4]}); inspect takes the"
+            f"{path}: weights of another kind (keys {[*checkpoint][:4]}); inspect takes the"
             " model.ckpt that `train.py fit` writes into its run folder"
         )
-    hyper = checkpoint["hyper_parameters"]
-    if "net" not in hyper:
-        raise CheckpointError(
-            f"{path}: holds no description of its net, since it was not trained by train.py;"
-            " train it from a YAML, or build the net yourself and load its state_dict"
-        )
-    pinned = {b["name"]: b["source"] for b in checkpoint["backbones"].values()}
-    state = checkpoint["state_dict"]
-    net = _part(_build(hyper["net"], pinned, OWN + trust), state, "net.", path)
-    scorer_spec = hyper.get("scorer") or {"class_path": "vision.anomaly.scoring.Scorer"}
-    scorer = _part(_build(scorer_spec, pinned, OWN + trust), state, "scorer.", path)
+    net, scorer = _rebuild(checkpoint, OWN + trust, path)
+    _fill(net, checkpoint["state_dict"], "net.", path)
+    _fill(scorer, checkpoint["state_dict"], "scorer.", path)
     for name, wanted in checkpoint["backbones"].items():
         backbone = net.get_submodule(name.removeprefix("net."))
         if backbone.fingerprint != wanted["fingerprint"]:
@@ -86,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
         )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  (torch raises many kinds for a damaged or hostile file)
+    except Exception as error:  # torch raises many kinds for a damaged or hostile file
         raise CheckpointError(
             f"{path}: damaged, or holds more than tensors and plain values"
             f" ({type(error).__name__}); nothing of it was run; give a model.ckpt of train.py"
@@ -96,25 +89,67 @@ def _read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _rebuild(
+    checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path
+) -> tuple[Detector, Scorer]:
+    """Net and scorer as the checkpoint describes them, not yet filled."""
+    from vision.anomaly import Detector, Scorer
+
+    hyper = checkpoint["hyper_parameters"]
+    if "net" not in hyper:
+        raise CheckpointError(
+            f"{path}: holds no description of its net, since it was not trained by train.py;"
+            " train it from a YAML, or build the net yourself and load its state_dict"
+        )
+    pinned = {b["name"]: b["source"] for b in checkpoint["backbones"].values()}
+    scorer_spec = hyper.get("scorer") or {"class_path": "vision.anomaly.scoring.Scorer"}
+    try:
+        net, scorer = (_build(spec, pinned, trusted) for spec in (hyper["net"], scorer_spec))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (ImportError, AttributeError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: its net cannot be built by this version ({type(error).__name__}: {error});"
+            " take the version that trained it, or train again"
+        ) from error
+    if not isinstance(net, Detector) or not isinstance(scorer, Scorer):
+        raise CheckpointError(f"{path}: describes no detector; give a model.ckpt of train.py")
+    return net, scorer
+
+
 def _build(spec: Any, pinned: Mapping[str, str], trusted: tuple[str, ...]) -> Any:
-    """Build `{"class_path": …, "init_args": {…}}`, its arguments first; other values as they are."""
+    """Build `{"class_path": …, "init_args": {…}}`, its arguments first; other values pass."""
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         return spec
-    class_path = spec["class_path"]
-    if not class_path.startswith(trusted):
-        raise CheckpointError(
-            f"the checkpoint names the class {class_path}, which is not one of ours; if you know"
-            f" the package, load with trust=('{class_path.split('.')[0]}.',)"
-        )
-    module, _, name = class_path.rpartition(".")
-    cls = getattr(importlib.import_module(module), name)
+    from vision.backbones import Backbone
+
+    cls = _class(spec["class_path"], trusted)
     arguments = {k: _build(v, pinned, trusted) for k, v in (spec.get("init_args") or {}).items()}
-    if class_path.endswith(".Backbone"):
+    if issubclass(cls, Backbone):
         arguments["weights"] = pinned[arguments["name"]]
     return cls(**arguments)
 
 
-def _part(module: nn.Module, state: Mapping[str, Tensor], prefix: str, path: Path) -> nn.Module:
+def _class(class_path: str, trusted: tuple[str, ...]) -> type[nn.Module]:
+    """The class of this name, which must be a net defined in a trusted package.
+
+    Our modules hold functions and foreign classes too; a checkpoint must not call those.
+    """
+    from torch import nn
+
+    if class_path.startswith(trusted):
+        module, _, name = class_path.rpartition(".")
+        cls = getattr(importlib.import_module(module), name)
+        is_net = isinstance(cls, type) and issubclass(cls, nn.Module)
+        if is_net and f"{cls.__module__}.".startswith(trusted):
+            return cls
+    raise CheckpointError(
+        f"names the class {class_path}, which is no net of ours; if you know the package, load"
+        f" with trust=('{class_path.split('.')[0]}.',)"
+    )
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], prefix: str, path: Path) -> None:
     """Fill a module with the entries below `prefix`, strictly."""
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
@@ -124,4 +159,3 @@ def _part(module: nn.Module, state: Mapping[str, Tensor], prefix: str, path: Pat
         raise CheckpointError(
             f"{path}: its tensors do not fit its own description ({reason}); train again"
         ) from error
-    return module.eval()

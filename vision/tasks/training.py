@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import re
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,27 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from vision.tasks.anomaly import AnomalyTask
+from vision.tasks.config_errors import Parser
 from vision.tasks.datamodule import AnomalyData
+
+# What Lightning says on every run and no reader of ours can act on.
+NOISE = (
+    ".*args parameter is intended to run from within Python",
+    ".*does not have many workers",
+    ".*exists and is not empty",
+    ".*is smaller than the logging interval",
+    ".*isinstance\\(treespec, LeafSpec",
+)
 
 
 class CLI(LightningCLI):
     """LightningCLI plus EMA, early stopping and checkpoints by configuration."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Without `predict`: that is `infer.py`, which needs no recipe."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate", "test")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run", type=str, default="runs", help="folder below which runs go")
@@ -43,9 +59,9 @@ class CLI(LightningCLI):
                 "ema.decay": 0.99,
             }
         )
-        parser.link_arguments(
-            "model", "data.size", compute_fn=_input_size, apply_on="instantiate"
-        )
+        parser.link_arguments("model", "data.size", compute_fn=_input_size, apply_on="instantiate")
+        assert isinstance(parser, Parser)
+        parser.note_options()
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -65,19 +81,24 @@ class Lines(Callback):
     """A plain line per epoch where stderr is no terminal."""
 
     def on_train_epoch_end(self, trainer: Trainer, _: Any) -> None:
-        numbers = {k: float(v) for k, v in trainer.callback_metrics.items() if "loss" in k}
+        numbers = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("loss")}
         told = ", ".join(f"{k} {v:.4f}" for k, v in sorted(numbers.items()))
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {told}", file=sys.stderr)
+        step, last = trainer.global_step, int(trainer.estimated_stepping_batches)
+        print(f"step {step}/{last}, epoch {trainer.current_epoch + 1}: {told}", file=sys.stderr)
 
 
 def run_cli(argv: Sequence[str]) -> CLI:
     """Run a subcommand; a wrong configuration ends with status 2 before any data is read."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     terminal = sys.stderr.isatty()
     progress: list[Callback] = [RichProgressBar()] if terminal else [Lines()]
     return CLI(
         AnomalyTask,
         AnomalyData,
         args=list(argv),
+        parser_class=Parser,
         seed_everything_default=0,
         save_config_callback=SaveConfigCallback,
         trainer_defaults={

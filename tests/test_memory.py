@@ -1,0 +1,204 @@
+"""The memory of normal features: a bounded uniform draw, exact distances; and its detector."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
+from vision.anomaly import Detector, FeatureMemory, FeatureNeighbours
+from vision.anomaly.memory import attended, unit_vectors
+
+
+class TestNeighbours(DetectorContract):
+    def make(self) -> Detector:
+        return FeatureNeighbours(tiny_vit(), grid=4, blocks=(6, -1), gate=0.5, capacity=20, size=64)
+
+
+def vectors(count: int, channels: int = 8, seed: int = 0) -> Tensor:
+    draw = torch.randn(count, channels, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(draw, dim=-1)
+
+
+def numbered(count: int) -> Tensor:
+    """N×1 'vectors' that hold their own number, exact in float16."""
+    return torch.arange(count).float()[:, None]
+
+
+def filled(batches: Iterable[Tensor], channels: int, capacity: int, seed: int = 0) -> FeatureMemory:
+    memory = FeatureMemory(channels, capacity, seed)
+    memory.fill(batches)
+    return memory
+
+
+# --- the draw
+
+
+def test_it_holds_no_more_than_its_capacity_in_half_precision() -> None:
+    bank = filled((vectors(30, seed=i) for i in range(5)), 8, 50).bank
+    assert bank.shape == (50, 8)
+    assert bank.dtype == torch.float16
+    assert len(filled([vectors(30)], 8, 50).bank) == 30
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(1, 60))
+def test_the_draw_does_not_depend_on_the_batches(sizes: list[int], capacity: int) -> None:
+    everything = numbered(sum(sizes) + 1)
+    split = filled(everything.split([*sizes, 1]), 1, capacity).bank
+    whole = filled([everything], 1, capacity).bank
+    assert sorted(split.flatten().tolist()) == sorted(whole.flatten().tolist())
+    assert len(split.unique()) == min(capacity, len(everything))
+
+
+def test_the_draw_is_uniform() -> None:
+    seeds, count, capacity = 400, 40, 10
+    kept = np.zeros(count)
+    for seed in range(seeds):
+        bank = filled(numbered(count).split(7), 1, capacity, seed).bank
+        kept[bank.flatten().long().numpy()] += 1
+    expected = seeds * capacity / count  # 100 times each
+    # Without replacement a count varies by (1 − capacity/count) of its mean; then it is chi².
+    chi2 = ((kept - expected) ** 2).sum() / (expected * (1 - capacity / count))
+    assert 16 < chi2 < 75  # all but 1 in 1000, on 39 degrees of freedom, on either side
+
+
+def test_the_seed_decides_the_draw() -> None:
+    first, again, other = (filled([vectors(99)], 8, 9, seed).bank for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_filling_again_forgets() -> None:
+    memory = filled([vectors(20)], 8, 50)
+    memory.fill([vectors(5, seed=1)])
+    assert torch.equal(memory.bank, vectors(5, seed=1).half())
+
+
+# --- the distance
+
+
+def test_distances_equal_brute_force() -> None:
+    memory = filled([vectors(70)], 8, 50)
+    queries = torch.stack([vectors(11, seed=1), vectors(11, seed=2)])  # 2×11×8
+    bank = memory.bank.double()
+    wanted = (1 - torch.einsum("bnc,mc->bnm", queries.double(), bank)).amin(-1).clamp_min(0)
+    torch.testing.assert_close(memory(queries).double(), wanted, atol=1e-6, rtol=0)
+
+
+def test_distances_by_hand() -> None:
+    memory = filled([torch.eye(3)[:2]], 3, 5)
+    queries = torch.tensor([[[1.0, 0, 0], [0, 0, 1], [0, -1, 0], [0.6, 0.8, 0]]])
+    assert memory(queries).tolist()[0] == pytest.approx([0, 1, 1, 0.2])
+
+
+def test_distances_keep_their_precision_under_autocast() -> None:
+    memory, queries = filled([vectors(50)], 8, 50), vectors(9, seed=1)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(memory(queries), memory(queries))
+        half = memory(queries)
+    assert half.dtype == torch.float32
+    assert torch.equal(half, memory(queries))
+
+
+# --- its state
+
+
+def test_it_loads_any_number_of_vectors() -> None:
+    source, target = filled([vectors(30)], 8, 50), filled([vectors(3, seed=1)], 8, 50)
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target.bank, source.bank)
+    assert target.bank.dtype == torch.float16
+    empty = FeatureMemory(8)
+    target.load_state_dict(empty.state_dict())
+    assert len(target.bank) == 0
+
+
+def test_it_refuses_vectors_of_another_length() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch for bank"):
+        FeatureMemory(8).load_state_dict(filled([vectors(5, 6)], 6, 9).state_dict())
+
+
+@pytest.mark.parametrize("batches", [[], [torch.zeros(0, 8)]])
+def test_it_must_see_something(batches: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match="saw no good picture; give at least one"):
+        FeatureMemory(8).fill(batches)
+
+
+def test_an_empty_memory_has_no_distances() -> None:
+    with pytest.raises(ValueError, match=r"memory is empty; run `train\.py fit` first"):
+        FeatureMemory(8)(vectors(3)[None])
+    with pytest.raises(ValueError, match="capacity=0: the memory must hold at least one vector"):
+        FeatureMemory(8, 0)
+
+
+# --- features and gate
+
+
+def test_unit_vectors_give_each_block_the_same_say() -> None:
+    loud, quiet = 100 * torch.randn(2, 5, 3, 3), torch.randn(2, 7, 3, 3)
+    joined = unit_vectors([loud, quiet])
+    assert joined.shape == (2, 9, 12)
+    halves = (joined[..., :5].norm(dim=-1), joined[..., 5:].norm(dim=-1))
+    for half in halves:
+        torch.testing.assert_close(half, torch.full((2, 9), 0.5**0.5))
+    torch.testing.assert_close(joined[1, 5, :5], F.normalize(loud[1, :, 1, 2], dim=0) / 2**0.5)
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 16), (0.5, 8), (0.2, 3), (0.0, 1)])
+def test_attended_keeps_a_share(share: float, count: int) -> None:
+    attention = torch.rand(2, 3, 4, 4)
+    seen = attended(attention, 4, share)
+    assert seen.sum(1).tolist() == [count, count]
+    mean = attention.mean(1).flatten(1)
+    assert mean[seen].view(2, -1).amin(1).ge(mean.masked_fill(seen, 0).amax(1)).all()
+    assert attended(attention, 8, share).shape == (2, 64)
+
+
+# --- the detector
+
+
+@torch.no_grad()
+def test_remembered_pictures_are_near_and_others_are_not() -> None:
+    net, good = FeatureNeighbours(tiny_vit(), grid=4, gate=1, size=64), pictures(3)
+    net.remember([good[:2], good[2:]])
+    assert len(net.memory.bank) == 3 * 16
+    assert not net.learns
+    near, far = net.maps(good)["features"], net.maps(pictures(3, seed=5))["features"]
+    assert near.max() < 2e-3  # float16
+    assert far.max() > 2 * near.max()
+
+
+@torch.no_grad()
+def test_one_vit_pass_and_only_the_gate_counts() -> None:
+    net = FeatureNeighbours(tiny_vit(), grid=4, gate=0.25, size=64)
+    net.remember([pictures(1, seed=5)])
+    assert len(net.memory.bank) == 4
+    images = pictures(1)
+    with inputs_of(tiny_vit().net.patch_embed) as passes:
+        map_ = net.maps(images)["features"]
+    assert len(passes) == 1
+    region = net.region(images)
+    assert region.mean() == 0.25
+    reach = F.max_pool2d(region, 17, stride=1, padding=8)  # enlarging spreads half a token
+    assert not map_[reach == 0].any()
+    assert map_[region == 1].max() > 0
+
+
+@torch.no_grad()
+def test_larger_pictures_give_nothing_but_work() -> None:
+    net, large = FeatureNeighbours(tiny_vit(), grid=4, size=64), pictures(2, 160)
+    net.remember([pictures(2)])
+    assert net.input_size == 64
+    resized = F.interpolate(large, (64, 64), mode="bilinear", antialias=True)
+    assert_equal(net.maps(large), net.maps(resized))
+
+
+def test_an_empty_detector() -> None:
+    with pytest.raises(ValueError, match="memory is empty"):
+        FeatureNeighbours(tiny_vit(), grid=4, size=64).maps(pictures(1))

@@ -1,0 +1,46 @@
+"""`make demo`: generate parts, train on the good ones, inspect good and bad ones, show a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import vision
+from data.synthetic import write_mvtec
+from vision.cli import infer, train
+
+
+def main(folder: Path = Path("demo")) -> int:
+    """Run the demo in `folder`, whose contents are replaced; the exit status of what failed."""
+    begin = time.monotonic()
+    if folder.exists():
+        shutil.rmtree(folder)
+    parts, run, out = folder / "parts", folder / "run", folder / "report"
+    print("1/4 generating parts: 60 good ones to learn from, 20 good and 30 defective to inspect")
+    write_mvtec(parts, part="flange", seed=0, train=60, good=20, bad=30)
+    recipe = str(vision.configs() / "anomaly" / "ear_demo.yaml")
+    common = ["--config", recipe, "--data.root", str(parts)]
+    print("2/4 training EAR on the good ones")
+    status = train(["fit", *common, "--trainer.default_root_dir", str(run)])
+    if status:
+        return status
+    print("3/4 testing")
+    weights = str(run / "model.ckpt")
+    status = train(
+        ["test", *common, "--ckpt_path", weights, "--trainer.default_root_dir", str(run)]
+    )
+    if status:
+        return status
+    print("4/4 inspecting, as `python infer.py inspect` does")
+    status = infer(["inspect", str(parts / "test"), "-o", str(out), "--weights", weights])
+    auroc = json.loads((run / "metrics.json").read_text())["image_auroc"]
+    print(f"image AUROC {auroc:.4f} after {time.monotonic() - begin:.0f} s")
+    print(f"report: {(out / 'report.html').resolve()}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
