@@ -3,7 +3,8 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
-INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt -e .[dev]
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[dev]'
+LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 .PHONY: help setup demo test quick bench wheel clean
@@ -17,14 +18,11 @@ demo: $(READY) ## train and inspect on pictures made here, and say where the rep
 	@$(BIN)/python -m vision.demo
 
 test: $(READY) ## lint, format, types and all tests
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
+	@$(LINT)
 	@$(PYTEST)
 
-quick: $(READY) ## lint, format and the tests that are fast (under a minute)
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
+quick: $(READY) ## lint, format, types and the tests that are fast (under a minute)
+	@$(LINT)
 	@$(PYTEST) -m "not slow"
 
 bench: $(READY) ## measure accuracy and speed

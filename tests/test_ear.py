@@ -1,4 +1,4 @@
-"""EAR: the hint, the U-Net, the maps in every configuration, gradients, passes, wrong parameters."""
+"""EAR: the hint, the U-Net, maps in every configuration, gradients, passes, wrong parameters."""
 
 from typing import Any, Literal
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
 from vision.anomaly import EAR, AttentionMask, Detector, UNet
 from vision.anomaly.ear import cell_of, excise, mosaic
 
@@ -34,7 +34,9 @@ class TestEARWithTwoGrids(DetectorContract):
 
 class TestEARAgainstItsRecovery(DetectorContract):
     def make(self) -> Detector:
-        return EAR(tiny_vit(), unet="tiny", size=64, mask_grid=6, feature_grid=4, features="recovery")
+        return EAR(
+            tiny_vit(), unet="tiny", size=64, mask_grid=6, feature_grid=4, features="recovery"
+        )
 
 
 class TestEARAsPublished(DetectorContract):

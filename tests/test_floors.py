@@ -21,7 +21,7 @@ FLOORS = (  # from the ground up
     ("vision.restoration", "vision.anomaly", "vision.mesh"),
     ("vision.tasks",),
     ("vision.run", "vision.report", "vision.serve"),
-    ("vision.cli",),
+    ("vision.cli", "vision.demo"),
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
 PLAIN = ("vision.losses", "vision.metrics")

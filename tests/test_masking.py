@@ -17,7 +17,9 @@ from vision.anomaly import AttentionMask
 from vision.anomaly.masking import gaussian_blur
 
 # Small integers: their sums are exact in float32, so rule and reference meet the same ties.
-grids = hnp.arrays(np.int64, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 9))
+grids = hnp.arrays(
+    np.int64, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 9)
+)
 shares = st.integers(1, 16).map(lambda sixteenths: sixteenths / 16)
 
 
@@ -168,7 +170,9 @@ def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("sigma", [0.7, 2.0, 4.0])
 def test_blur_equals_scipy(sigma: float) -> None:
     maps = torch.rand(2, 1, 31, 40, generator=torch.Generator().manual_seed(0))
-    wanted = [ndimage.gaussian_filter(m[0], sigma, mode="mirror", truncate=3.0) for m in maps.numpy()]
+    wanted = [
+        ndimage.gaussian_filter(m[0], sigma, mode="mirror", truncate=3.0) for m in maps.numpy()
+    ]
     np.testing.assert_allclose(gaussian_blur(maps, sigma)[:, 0].numpy(), wanted, atol=1e-6)
 
 

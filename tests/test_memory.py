@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
 from vision.anomaly import Detector, FeatureMemory, FeatureNeighbours
 from vision.anomaly.memory import attended, unit_vectors
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from detectors import DetectorContract, assert_equal, inputs_of, pictures
 from torch import Tensor
 
-from detectors import DetectorContract, assert_equal, inputs_of, pictures
 from vision.anomaly import RIAD, Detector
 
 
