@@ -60,8 +60,8 @@ class EAR(Detector):
         size: int = 256,
         mask_grid: int = 16,
         feature_grid: int = 32,
-        blocks: Sequence[int] = (6, 8),
-        capacity: int = 65_536,
+        blocks: Sequence[int] = (6,),
+        capacity: int = 98_304,
     ) -> None:
         super().__init__()
         if hint not in ("mosaic", "empty"):
@@ -100,11 +100,10 @@ class EAR(Detector):
             return maps
         grid = self.feature_grid
         if self.memory is not None:
-            distances = self.memory(vectors)  # B×N
+            distances = self.memory(vectors, self._on_features(mask))  # B×N
         else:
             again = self._vectors(recovery.recovered.clamp(0, 1))
-            distances = 1 - (vectors * again).sum(-1)
-        distances = distances * self._on_features(mask)
+            distances = (1 - (vectors * again).sum(-1)) * self._on_features(mask)
         maps["features"] = self.enlarge(distances.view(-1, 1, grid, grid).clamp_min(0))
         return maps
 
