@@ -61,6 +61,12 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--weights", required=True, help="model.ckpt of a training run")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--false-alarms",
+        type=float,
+        metavar="SHARE",
+        help="share of good parts that may be called defective (as trained, 0.01 by default)",
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time (8)")
     parser.add_argument("--workers", type=int, default=2, help="reading and writing threads (2)")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=f"({MAX_PIXELS})")
@@ -80,7 +86,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from vision.run.weights import load
 
     find(arguments.input, arguments.out)  # a wrong call is told before seconds of loading
-    predictor = load(arguments.weights, device=_device(arguments.device))
+    device = _device(arguments.device)
+    predictor = load(arguments.weights, device=device, false_alarms=arguments.false_alarms)
     job = InspectJob(predictor, report_pictures=arguments.report_pictures)
     summary = run(
         job,

@@ -40,6 +40,7 @@ class Scorer(nn.Module):
     level: Tensor
     spread: Tensor
     threshold: Tensor
+    good: Tensor
 
     def __init__(
         self,
@@ -60,6 +61,8 @@ class Scorer(nn.Module):
         self.register_buffer("level", torch.zeros(2))  # μ of structure, features
         self.register_buffer("spread", torch.ones(2))  # σ
         self.register_buffer("threshold", torch.zeros(()))
+        # Raw scores of the held-out good pictures, so that another rate needs no new training.
+        self.register_buffer("good", torch.zeros(0))
 
     @property
     def calibrated(self) -> bool:
@@ -91,9 +94,27 @@ class Scorer(nn.Module):
         Raises:
             ValueError: not calibrated yet.
         """
-        fused = self.fuse(self.smoothed(raw)) - self.threshold
-        squashed = 0.5 + 0.5 * fused / (1 + fused.abs())
+        squashed = self._squash(self.fuse(self.smoothed(raw)) - self.threshold)
         return squashed.flatten(1).amax(1), squashed
+
+    def score_at(self, rate: float) -> float:
+        """The calibrated score that is the threshold for another false-alarm rate."""
+        return float(self._squash(self._threshold_for(rate) - self.threshold))
+
+    def allow(self, rate: float) -> None:
+        """Move the threshold to another false-alarm rate."""
+        if not 0 < rate <= 0.5:
+            raise ValueError(f"false_alarms={rate}: give a share in (0, 0.5], say 0.01")
+        self.false_alarms = rate
+        self.threshold.copy_(self._threshold_for(rate))
+
+    def _squash(self, distance: Tensor) -> Tensor:
+        return 0.5 + 0.5 * distance / (1 + distance.abs())
+
+    def _threshold_for(self, rate: float) -> Tensor:
+        """Just above the rate's threshold, so a held-out picture exactly at it is still good."""
+        exact = torch.tensor(alarm_threshold(self.good.tolist(), rate))
+        return torch.nextafter(exact, torch.tensor(torch.inf)).to(self.good)
 
     def set_scale(self, peaks: dict[str, Tensor]) -> None:
         """Take μ and σ from the image maxima (one vector per map) of held-out good pictures."""
@@ -105,7 +126,13 @@ class Scorer(nn.Module):
     def set_threshold(self, choice: str, good: Tensor) -> None:
         """Fix the scoring, and the threshold from the raw scores of held-out good pictures."""
         self.chosen.fill_(list(COMPONENTS).index(choice))
-        self.threshold.fill_(alarm_threshold(good.tolist(), self.false_alarms))
+        self.good = good.detach().to(self.threshold).sort().values
+        self.allow(self.false_alarms)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: object) -> None:
+        if f"{prefix}good" in state:  # their number is data, not architecture
+            self.good = self.good.new_empty(len(state[f"{prefix}good"]))
+        super()._load_from_state_dict(state, prefix, *args)
 
 
 def alarm_threshold(good: Sequence[float], rate: float) -> float:

@@ -28,6 +28,8 @@ def load(path: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()) -> 
     Args:
         path: a `model.ckpt` that `train.py fit` wrote.
         device: where the net runs (`cpu`, `cuda`, `cuda:1`).
+        false_alarms: share of good pictures that may be called defective; None keeps the one the
+            checkpoint was calibrated for.
         trust: packages beside our own whose classes the checkpoint may name. A checkpoint is read
             with tensors and plain values only, and can build no class from elsewhere.
 
@@ -63,6 +65,9 @@ def load(path: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()) -> 
             " of a finished run, or resume with `train.py fit --ckpt_path`"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    if false_alarms is not None:
+        scorer.allow(false_alarms)
+        digest += f" at {false_alarms:g}"
     return AnomalyPredictor(net, scorer, device=device, fingerprint=digest)
 
 

@@ -218,8 +218,9 @@ class AnomalyTask(LightningModule):
         results = self.metrics.compute()
         good = [score for label, score in self.test_scores if label == 0]
         bad = [score for label, score in self.test_scores if label == 1]
-        results["false_alarms_asked"] = self.scorer.false_alarms
-        results["false_alarms"] = sum(score >= 0.5 for score in good) / len(good)
+        for rate in sorted({0.01, 0.05, self.scorer.false_alarms}):
+            threshold = self.scorer.score_at(rate)
+            results[f"alarms_at_{rate:g}"] = sum(score >= threshold for score in good) / len(good)
         results["found"] = sum(score >= 0.5 for score in bad) / len(bad)
         results["ms_per_image"] = 1000 * self.seconds / len(self.test_scores)
         self.log_dict({f"test/{name}": value for name, value in results.items()})
