@@ -22,7 +22,12 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded; the message names the file, the reason and the cure."""
 
 
-def load(path: str | Path, device: str = "cpu", trust: tuple[str, ...] = ()) -> AnomalyPredictor:
+def load(
+    path: str | Path,
+    device: str = "cpu",
+    false_alarms: float | None = None,
+    trust: tuple[str, ...] = (),
+) -> AnomalyPredictor:
     """Load a checkpoint and return its predictor.
 
     Args:
