@@ -1,0 +1,78 @@
+"""The examples of CONTRIBUTING.md, run as they stand."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import jsonargparse
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from vision.backbones import Backbone
+from vision.tasks import AnomalyTask
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def block(first_line: str) -> str:
+    """The fenced block whose first line begins so."""
+    found = [b for b in re.findall(r"```\w*\n(.*?)```", TEXT, re.S) if b.startswith(first_line)]
+    assert len(found) == 1, first_line
+    return found[0]
+
+
+@pytest.fixture
+def run_block(tmp_path, monkeypatch):
+    def run(first_line: str) -> ModuleType:
+        name = Path(first_line.removeprefix("# ")).stem
+        file = tmp_path / f"{name}.py"
+        file.write_text(block(first_line))
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return run
+
+
+def test_the_data_set(tmp_path, run_block):
+    root = tmp_path / "parts"
+    rng = np.random.default_rng(0)
+    names = [f"ok/{i:03d}.png" for i in range(10)] + ["nok/dent/007.png", "nok/dent/007.mask.png"]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / name), rng.integers(1, 255, (20, 30, 3), np.uint8))
+    okay = run_block("# data/okay.py").Okay
+    train, test = okay(str(root), "train", 16), okay(str(root), "test", 16)
+    assert len(train) == 8
+    assert [test[i]["label"] for i in range(len(test))] == [0, 0, 1]
+    assert test[2]["defect"] == "dent"
+    assert test[2]["mask"].shape == (20, 30)
+    with pytest.raises(ValueError, match="has no pictures in ok/"):
+        okay(str(tmp_path), "train", 16)
+
+
+def test_the_recipe_of_the_backbone():
+    recipe = yaml.safe_load(block("# configs/anomaly/ear_dino8.yaml"))
+    backbone = recipe["model"]["net"]["init_args"]["backbone"]
+    backbone["init_args"]["weights"] = "none"
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(AnomalyTask, "model")
+    task = parser.instantiate_classes(parser.parse_object({"model": recipe["model"]})).model
+    assert task.net.backbone.attend(torch.zeros(1, 3, 64, 64))[0].shape == (1, 6, 8, 8)
+    assert task.net.input_size == 256
+
+
+def test_the_backbone_of_ones_own(run_block):
+    run_block("# vision/backbones/vit_mine.py")
+    backbone = Backbone("vit_mine", weights="none")
+    attention, (features,) = backbone.attend(torch.zeros(2, 3, 32, 32), blocks=[1])
+    assert attention.shape == (2, 4, 8, 8)
+    assert features.shape == (2, 64, 8, 8)
