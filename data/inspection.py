@@ -84,7 +84,7 @@ class InspectionDataset(Dataset[Sample]):
                     f"uint8 ({self.size}, {self.size}, 3), so leave normalising to the network"
                 )
         return Sample(
-            image=torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255,
+            image=torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255,
             mask=None if mask is None else torch.from_numpy(mask),
             label=record.label,
             defect=record.defect,

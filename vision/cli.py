@@ -78,8 +78,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     for name in ("batch_size", "workers", "max_pixels"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give 1 or more")
+        value = getattr(arguments, name)
+        if value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
     from vision.run.engine import run
     from vision.run.inspect import InspectJob
     from vision.run.sources import find

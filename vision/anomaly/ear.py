@@ -84,8 +84,7 @@ class EAR(Detector):
         self.input_size = max(size, grid * backbone.patch)
         self.memory: FeatureMemory | None = None
         if features == "memory":
-            channels = sum(backbone.channels[b] for b in blocks)
-            self.memory = FeatureMemory(channels, capacity)
+            self.memory = FeatureMemory(backbone.width(blocks), capacity)
 
     def recover(self, images: Tensor) -> Recovery:
         """B×3×H×W → the U-Net's recovery of the excised pictures, and what it should be."""

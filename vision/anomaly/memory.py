@@ -42,7 +42,9 @@ class FeatureMemory(nn.Module):
     ) -> None:
         super().__init__()
         if capacity < 1 or dims < 1:
-            raise ValueError(f"capacity={capacity}, dims={dims}: the memory must hold something")
+            raise ValueError(
+                f"capacity={capacity}, dims={dims}: the memory must hold something; give 1 or more"
+            )
         self.channels, self.capacity, self.seed = channels, capacity, seed
         self.dims = min(dims, channels)
         self.register_buffer("bank", torch.zeros(0, self.dims, dtype=torch.float16))
@@ -118,7 +120,7 @@ class FeatureNeighbours(Detector):
         backbone: a ViT with a class token.
         grid: tokens a side.
         blocks: whose tokens; several are normalised one by one and joined.
-        gate: share of the tokens, by CLS attention, whose distance counts; 1 keeps all.
+        gate: share of the tokens, by CLS attention, whose distance counts, in (0, 1]; 1 keeps all.
         capacity: vectors in the memory.
         size: side in pixels at which maps are scored.
     """
@@ -133,9 +135,11 @@ class FeatureNeighbours(Detector):
         size: int = 256,
     ) -> None:
         super().__init__()
+        if not 0 < gate <= 1:
+            raise ValueError(f"gate={gate}: give a share of the tokens in (0, 1], say 0.2")
         self.backbone, self.grid, self.blocks, self.gate = backbone, grid, tuple(blocks), gate
         self.size, self.input_size = size, max(size, grid * backbone.patch)
-        self.memory = FeatureMemory(sum(backbone.channels[b] for b in blocks), capacity)
+        self.memory = FeatureMemory(backbone.width(blocks), capacity)
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         attention, vectors = self._look(images)

@@ -112,9 +112,13 @@ class Scorer(nn.Module):
         return 0.5 + 0.5 * distance / (1 + distance.abs())
 
     def _threshold_for(self, rate: float) -> Tensor:
-        """Just above the rate's threshold, so a held-out picture exactly at it is still good."""
+        """Just above the rate's threshold, so a held-out picture exactly at it is still good.
+
+        Near zero the next float is so close that squashing would round the picture up to 0.5.
+        """
         exact = torch.tensor(alarm_threshold(self.good.tolist(), rate))
-        return torch.nextafter(exact, torch.tensor(torch.inf)).to(self.good)
+        above = torch.nextafter(exact, torch.tensor(torch.inf))
+        return above.maximum(exact + torch.finfo(exact.dtype).eps).to(self.good)
 
     def set_scale(self, peaks: dict[str, Tensor]) -> None:
         """Take μ and σ from the image maxima (one vector per map) of held-out good pictures."""

@@ -1,6 +1,8 @@
-"""The plain U-Net (Ronneberger et al. 2015) that EAR and RIAD share, unchanged but for its widths."""
+"""The plain U-Net (Ronneberger et al. 2015) that EAR and RIAD share; only the widths are ours."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -58,14 +60,14 @@ class UNet(nn.Module):
         self.stem = DoubleConv(3, widths[0])
         self.down = nn.ModuleList(
             nn.Sequential(nn.MaxPool2d(2), DoubleConv(a, b))
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.up = nn.ModuleList(
-            Up(a, b) for a, b in zip(widths[::-1], widths[-2::-1], strict=False)
+            Up(a, b) for a, b in pairwise(widths[::-1])
         )
         self.head = nn.Conv2d(widths[0], 3, 1)
         self.multiple = 2 ** len(self.down)
-        self.to(memory_format=torch.channels_last)  # several times faster on CPUs, and on tensor cores
+        self.to(memory_format=torch.channels_last)  # several times faster on CPUs
 
     def forward(self, images: Tensor) -> Tensor:
         """B×3×H×W in [0, 1] → the same shape; H and W are multiples of `multiple` (8)."""

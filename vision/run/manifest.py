@@ -74,7 +74,7 @@ class Manifest:
         """Append one row, and flush it. Missing standard fields are filled in.
 
         Needs `input` and `status` (ok, error or skipped). ValueError for NaN or infinity: the
-        file is strict JSON. OSError if the disk fails.
+        file is strict JSON, or if the disk fails.
         """
         assert row["status"] in ("ok", "error", "skipped"), row["status"]
         assert not self.done(row["input"]), f"{row['input']} is done already"
@@ -82,8 +82,11 @@ class Manifest:
         standard: Row = {"input": "", "status": "", "error": None, "outputs": [], "seconds": 0.0}
         line = json.dumps({**standard, "run": self.run, **row}, allow_nan=False)
         file = self._file or self._begin()
-        file.write(line + "\n")
-        file.flush()
+        try:
+            file.write(line + "\n")
+            file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._added.add(row["input"])
 
     def rows(self) -> Iterator[Row]:
@@ -117,11 +120,14 @@ class Manifest:
             os.replace(partial, self.path)
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
-            raise ValueError(
-                f"{show(self.out)}: cannot be written to ({error.strerror}); choose another OUT "
-                "(-o) or free some space"
-            ) from error
+            raise self._unwritable(error) from error
         return self._file
+
+    def _unwritable(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"{show(self.out)}: cannot be written to ({error.strerror}); choose another OUT (-o)"
+            " or free some space"
+        )
 
     def _is_done(self, row: Row) -> bool:
         outputs = row.get("outputs", [])

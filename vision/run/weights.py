@@ -45,6 +45,7 @@ def load(
         CheckpointError: missing, damaged, of another kind, not calibrated, or its backbone's
             weights are not to be had here.
     """
+    from vision.backbones import Backbone, WeightsError
     from vision.run.predictor import AnomalyPredictor
 
     path = Path(path)
@@ -59,11 +60,11 @@ def load(
     _fill(scorer, checkpoint["state_dict"], "scorer.", path)
     for name, wanted in checkpoint["backbones"].items():
         backbone = net.get_submodule(name.removeprefix("net."))
-        if backbone.fingerprint != wanted["fingerprint"]:
-            raise CheckpointError(
-                f"{path}: was trained on other weights of {wanted['name']} (from"
-                f" {wanted['source']}); bring those back, or train again with the ones at hand"
-            )
+        assert isinstance(backbone, Backbone)
+        try:
+            backbone.check(wanted)
+        except WeightsError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     if not scorer.calibrated:
         raise CheckpointError(
             f"{path}: training did not come to its end, so there is no threshold; take model.ckpt"
@@ -111,10 +112,11 @@ def _rebuild(
             f"{path}: holds no description of its net, since it was not trained by train.py;"
             " train it from a YAML, or build the net yourself and load its state_dict"
         )
-    pinned = {b["name"]: b["source"] for b in checkpoint["backbones"].values()}
+    pinned = {module: b["source"] for module, b in checkpoint["backbones"].items()}
     scorer_spec = hyper.get("scorer") or {"class_path": "vision.anomaly.scoring.Scorer"}
     try:
-        net, scorer = (_build(spec, pinned, trusted) for spec in (hyper["net"], scorer_spec))
+        net = _build(hyper["net"], "net", pinned, trusted)
+        scorer = _build(scorer_spec, "scorer", pinned, trusted)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (ImportError, AttributeError, LookupError, TypeError) as error:
@@ -127,16 +129,22 @@ def _rebuild(
     return net, scorer
 
 
-def _build(spec: Any, pinned: Mapping[str, str], trusted: tuple[str, ...]) -> Any:
-    """Build `{"class_path": …, "init_args": {…}}`, its arguments first; other values pass."""
+def _build(spec: Any, name: str, pinned: Mapping[str, str], trusted: tuple[str, ...]) -> Any:
+    """Build `{"class_path": …, "init_args": {…}}`, its arguments first; other values pass.
+
+    A frozen backbone takes its weights from the source that is pinned for its module, which bears
+    the name of the argument; one that was trained finds them in the checkpoint itself.
+    """
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         return spec
     from vision.backbones import Backbone
 
     cls = _class(spec["class_path"], trusted)
-    arguments = {k: _build(v, pinned, trusted) for k, v in (spec.get("init_args") or {}).items()}
+    given = spec.get("init_args") or {}
+    arguments = {k: _build(v, f"{name}.{k}", pinned, trusted) for k, v in given.items()}
     if issubclass(cls, Backbone):
-        arguments["weights"] = pinned[arguments["name"]]
+        frozen = arguments.get("frozen", True)
+        arguments["weights"] = pinned[name] if frozen else "none"
     return cls(**arguments)
 
 

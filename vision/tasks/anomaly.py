@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
 from data.defects import paint
 from vision.anomaly.detector import Detector
-from vision.anomaly.scoring import COMPONENTS, Scorer
+from vision.anomaly.scoring import COMPONENTS, Scorer, Scoring
 from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
@@ -48,8 +50,8 @@ class AnomalyTask(LightningModule):
         weight_decay: float = 1e-4,
     ) -> None:
         super().__init__()
-        # Under the command line this keeps class paths, and a checkpoint rebuilds its own net. A task
-        # built by hand holds objects, which no checkpoint may carry.
+        # Under the command line this keeps class paths, and a checkpoint rebuilds its own net. A
+        # task built by hand holds objects, which no checkpoint may carry.
         self.save_hyperparameters()
         for name in [n for n, value in self.hparams.items() if isinstance(value, nn.Module)]:
             del self.hparams[name]
@@ -59,10 +61,14 @@ class AnomalyTask(LightningModule):
         self.lr, self.weight_decay = lr, weight_decay
         self.metrics = AnomalyMetrics()
 
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+    def on_fit_start(self) -> None:
+        if not self.net.learns:
+            self.trainer.fit_loop.max_epochs = 0  # there is nothing to do but to remember
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         return self._recovery_loss(batch, "train")
 
-    def validation_step(self, batch: dict[str, Any], _: int) -> Tensor | None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         return self._recovery_loss(batch, "val") if self.net.learns else None
 
     def _recovery_loss(self, batch: dict[str, Any], stage: str) -> Tensor:
@@ -83,9 +89,11 @@ class AnomalyTask(LightningModule):
         if not trained:
             return None
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError("training without an end: set trainer.max_steps or trainer.max_epochs")
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=steps + 1, pct_start=0.05
+            optimizer, self.lr, total_steps=max(1, int(steps)) + 1, pct_start=0.05
         )
         return {
             "optimizer": optimizer,
@@ -99,8 +107,18 @@ class AnomalyTask(LightningModule):
         checkpoint["backbones"] = {
             name: {"name": m.name, "source": m.source, "fingerprint": m.fingerprint}
             for name, m in self.named_modules()
-            if isinstance(m, Backbone)
+            if isinstance(m, Backbone) and m.frozen  # the others are in the state dict
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, wanted in checkpoint["backbones"].items():
+            backbone = self.get_submodule(name)
+            assert isinstance(backbone, Backbone)
+            backbone.check(wanted)
+        for schedule in checkpoint.get("lr_schedulers", []):
+            # Training may go on for longer than it was begun for.
+            for key in ("total_steps", "_schedule_phases"):
+                schedule.pop(key, None)
 
     def save(self, path: Path) -> None:
         """Write the finished detector: weights, memory, threshold, and how to build it again."""
@@ -128,16 +146,15 @@ class AnomalyTask(LightningModule):
             The image AUROC of each candidate on the painted pictures (empty if one was set).
         """
         self.eval()
-        good = (batch["image"].to(self.device) for batch in self._told(
-            datamodule.good_dataloader(), "remembering good parts"))
-        self.net.remember(good)
+        told = self._told(datamodule.good_dataloader(), "remembering good parts")
+        self.net.remember(batch["image"].to(self.device) for batch in told)
         held_out = list(self._told(datamodule.val_dataloader(), "calibrating"))
         smoothed = [self._smoothed(batch["image"]) for batch in held_out]
         maps = {name: torch.cat([m[name] for m in smoothed]) for name in smoothed[0]}
         self.scorer.set_scale({name: m.flatten(1).amax(1) for name, m in maps.items()})
         candidates = [c for c, names in COMPONENTS.items() if set(names) <= set(maps)]
         results: dict[str, float] = {}
-        choice = self.scorer.scoring
+        choice: str = self.scorer.scoring
         if choice == "auto":
             results = self._compare(candidates, maps, held_out)
             choice = max(candidates, key=results.__getitem__)
@@ -186,17 +203,23 @@ class AnomalyTask(LightningModule):
         each = [self.scorer.smoothed(self.net.maps(i[None].to(self.device))) for i in images]
         return {name: torch.cat([m[name] for m in each]) for name in each[0]}
 
-    def _told(self, loader: Any, what: str) -> Any:
-        return track(loader, what, total=len(loader), transient=True)
+    def _told(self, batches: Any, what: str) -> Iterable[dict[str, Any]]:
+        """The batches, with a bar on a terminal and a plain line elsewhere."""
+        console = Console(stderr=True)
+        if console.is_terminal:
+            return track(batches, what, len(batches), console=console, transient=True)
+        print(f"{what}: {len(batches)} batches", file=sys.stderr)
+        return batches
 
     # ---- test
 
     def on_test_epoch_start(self) -> None:
         self.metrics.reset()
+        self.marked = True  # until a defect comes that nobody marked
         self.test_scores: list[tuple[int, float]] = []
         self.seconds = 0.0
 
-    def test_step(self, batch: dict[str, Any], _: int) -> None:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         # Full precision whatever the trainer's: what is tested is what `infer.py inspect` does.
         with torch.autocast(self.device.type, enabled=False):
             begin = time.perf_counter()
@@ -206,16 +229,20 @@ class AnomalyTask(LightningModule):
         labels = batch["label"].tolist()
         self.test_scores += zip(labels, scores, strict=True)
         masks = batch["mask"]
-        maps = None
-        if all(mask is not None for mask in masks):
+        self.marked = self.marked and all(mask is not None for mask in masks)
+        if self.marked:
             maps = [
                 F.interpolate(m, mask.shape, mode="bilinear", align_corners=False)[0, 0]
                 for (_, m), mask in zip(each, masks, strict=True)
             ]
-        self.metrics.update(scores, labels, maps, masks if maps is not None else None)
+            self.metrics.update(scores, labels, maps, masks)
 
     def on_test_epoch_end(self) -> None:
-        results = self.metrics.compute()
+        labels, scores = zip(*self.test_scores, strict=True)
+        if self.marked:
+            results = self.metrics.compute()
+        else:
+            results = {"image_auroc": image_auroc(scores, labels)}
         good = [score for label, score in self.test_scores if label == 0]
         bad = [score for label, score in self.test_scores if label == 1]
         for rate in sorted({0.01, 0.05, self.scorer.false_alarms}):
@@ -229,20 +256,20 @@ class AnomalyTask(LightningModule):
 
 
 class Finish(Callback):
-    """After the last epoch: remember, calibrate, and write `model.ckpt` into the run's folder."""
+    """After the last step: remember, calibrate, and write `model.ckpt` into the run's folder.
+
+    The weights are the last ones (their moving average), not those of the best validation: the
+    learning rate has come down to nothing by then, and the held-out pictures, which set the
+    threshold, have had no part in choosing them.
+    """
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, AnomalyTask)
-        if trainer.fast_dev_run or trainer.interrupted:
+        if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
             return
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best and module.net.learns:
-            state = torch.load(best, map_location=module.device, weights_only=True)["state_dict"]
-            module.load_state_dict(state)
         results = module.finish(trainer.datamodule)  # type: ignore[attr-defined]
         path = Path(trainer.default_root_dir) / MODEL_FILE
         module.save(path)
         for name, auroc in results.items():
             print(f"scoring {name}: image AUROC {auroc:.4f} on painted held-out parts")
         print(f"scoring in use: {module.scorer.choice}; the detector is {path}")
-

@@ -58,4 +58,4 @@ def _expected(wrong: str, accepted: Iterable[str]) -> str:
 def _parameters(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     cls: Any = getattr(importlib.import_module(module), name)
-    return [p for p in inspect.signature(cls).parameters]
+    return list(inspect.signature(cls).parameters)

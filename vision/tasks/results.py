@@ -11,11 +11,14 @@ from rich.table import Table
 
 
 def save_results(results: dict[str, float], folder: Path, **words: str) -> None:
-    """Print a table, and write it to `metrics.json` and `metrics.csv` in the run's folder."""
+    """Print a table, and write it to `metrics.json` and `results.csv` in the run's folder.
+
+    `metrics.csv` is the log of the training, in the same folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     everything: dict[str, float | str] = {**words, **results}
     (folder / "metrics.json").write_text(json.dumps(everything, indent=2) + "\n")
-    with (folder / "metrics.csv").open("w", newline="") as file:
+    with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(everything)
         writer.writerow(everything.values())

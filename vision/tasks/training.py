@@ -56,7 +56,11 @@ class CLI(LightningCLI):
                 "checkpoint.save_last": True,
                 "early_stopping.monitor": "val/loss",
                 "early_stopping.patience": 1_000_000,  # off unless a recipe asks for it
-                "ema.decay": 0.99,
+                # Of the last ten steps or so, which suits runs of a few hundred; long recipes set
+                # more. Batch norm's statistics are averages already: averaged again they lag behind
+                # their weights, and a short run ends with a net that fails in evaluation mode.
+                "ema.decay": 0.9,
+                "ema.use_buffers": False,
             }
         )
         parser.link_arguments("model", "data.size", compute_fn=_input_size, apply_on="instantiate")
