@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ def speed() -> None:
         times: dict[str, list[float]] = {name: [] for name in nets}
         for turn in range(ROUNDS + 1):
             for name, net in nets.items():
-                took = seconds(lambda net=net, name=name: net.maps(pictures[name]))  # type: ignore[misc]
+                took = seconds(partial(net.maps, pictures[name]))
                 if turn:  # the first is a warm-up
                     times[name].append(took)
         medians = {name: statistics.median(t) for name, t in times.items()}

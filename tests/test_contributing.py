@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ import yaml
 from vision.backbones import Backbone
 from vision.tasks import AnomalyTask
 
+Run = Callable[[str], ModuleType]
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 
@@ -28,12 +30,14 @@ def block(first_line: str) -> str:
 
 
 @pytest.fixture
-def run_block(tmp_path, monkeypatch):
+def run_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(first_line: str) -> ModuleType:
         name = Path(first_line.removeprefix("# ")).stem
         file = tmp_path / f"{name}.py"
         file.write_text(block(first_line))
         spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, name, module)
         spec.loader.exec_module(module)
@@ -42,7 +46,7 @@ def run_block(tmp_path, monkeypatch):
     return run
 
 
-def test_the_data_set(tmp_path, run_block):
+def test_the_data_set(tmp_path: Path, run_block: Run) -> None:
     root = tmp_path / "parts"
     rng = np.random.default_rng(0)
     names = [f"ok/{i:03d}.png" for i in range(10)] + ["nok/dent/007.png", "nok/dent/007.mask.png"]
@@ -59,7 +63,7 @@ def test_the_data_set(tmp_path, run_block):
         okay(str(tmp_path), "train", 16)
 
 
-def test_the_recipe_of_the_backbone():
+def test_the_recipe_of_the_backbone() -> None:
     recipe = yaml.safe_load(block("# configs/anomaly/ear_dino8.yaml"))
     backbone = recipe["model"]["net"]["init_args"]["backbone"]
     backbone["init_args"]["weights"] = "none"
@@ -70,7 +74,7 @@ def test_the_recipe_of_the_backbone():
     assert task.net.input_size == 256
 
 
-def test_the_backbone_of_ones_own(run_block):
+def test_the_backbone_of_ones_own(run_block: Run) -> None:
     run_block("# vision/backbones/vit_mine.py")
     backbone = Backbone("vit_mine", weights="none")
     attention, (features,) = backbone.attend(torch.zeros(2, 3, 32, 32), blocks=[1])

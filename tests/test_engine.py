@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,10 +14,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from data.images import Picture, read
 from vision.run import engine, reading
-from vision.run.engine import run
+from vision.run.engine import Summary, run
 from vision.run.inspect import Inspection, InspectJob
 from vision.run.manifest import Manifest
 from vision.run.sources import Source, find
@@ -30,11 +32,11 @@ class FakePredictor:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def predict(self, images: list[np.ndarray]) -> list[Inspection]:
+    def predict(self, images: list[NDArray[np.uint8]]) -> list[Inspection]:
         self.batches.append(len(images))
         if any(image.shape[:2] == (13, 13) for image in images):
             raise RuntimeError("thirteen\nis unlucky")
-        maps = [image[..., 0].astype(np.float32) / 256 for image in images]
+        maps = [image[..., 0].astype(np.float32) / np.float32(256) for image in images]
         return [Inspection(float(m.max()), "defect" if m.max() >= 0.5 else "good", m) for m in maps]
 
 
@@ -55,13 +57,13 @@ def picture(path: str | Path, red: int = 90, size: int = 16) -> Path:
 
 
 def video(path: str, frames: int = 6) -> None:
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 5, (32, 24))
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 5, (32, 24))
     for i in range(frames):
         writer.write(np.full((24, 32, 3), 40 * i % 240, np.uint8))
     writer.release()
 
 
-def inspect(*inputs: str, out: str = "out", **options):
+def inspect(*inputs: str, out: str = "out", **options: Any) -> Summary:
     predictor = options.pop("predictor", FakePredictor())
     return run(InspectJob(predictor), inputs, out, progress=False, **options)
 
@@ -77,7 +79,7 @@ def stems(*inputs: str, out: str = "out") -> list[str]:
 # Sources
 
 
-def test_a_folder_is_mirrored_below_out():
+def test_a_folder_is_mirrored_below_out() -> None:
     for name in ("a.png", "deep/er/b.png", "deep/c.png"):
         picture(Path("parts", name))
     summary = inspect("parts")
@@ -92,7 +94,7 @@ def test_a_folder_is_mirrored_below_out():
     ]
 
 
-def test_outputs_of_different_inputs_never_collide():
+def test_outputs_of_different_inputs_never_collide() -> None:
     for name in ("p/a.png", "p/a.jpg", "p/A.PNG", "q/a.png", "p/b.png", "p/a.png.png"):
         picture(name)
     names = stems("p/a.png", "p/a.jpg", "p/A.PNG", "q/a.png", "p/b.png", "p/a.png.png")
@@ -101,12 +103,12 @@ def test_outputs_of_different_inputs_never_collide():
     assert names[4] == "b"
 
 
-def test_several_folders_keep_their_own_names():
+def test_several_folders_keep_their_own_names() -> None:
     picture("x/good/1.png"), picture("y/good/1.png"), picture("x/bad/1.png")
     assert stems("x/good", "x/bad", "y/good") == ["good/1", "bad/1", "good-2/1"]
 
 
-def test_outputs_of_an_earlier_call_are_not_overwritten():
+def test_outputs_of_an_earlier_call_are_not_overwritten() -> None:
     picture("x/1.png", red=10), picture("y/1.png", red=200)
     inspect("x/1.png")
     before = Path("out/1.map.png").read_bytes()
@@ -120,7 +122,7 @@ def test_outputs_of_an_earlier_call_are_not_overwritten():
     st.lists(st.sampled_from(["a", "A", "b", "a.png", "b-2"]), min_size=1, max_size=5),
     st.lists(st.sampled_from([".png", ".jpg", ".mp4", ""]), min_size=5, max_size=5),
 )
-def test_output_stems_are_unique_for_any_names(folders: list[str], suffixes: list[str]):
+def test_output_stems_are_unique_for_any_names(folders: list[str], suffixes: list[str]) -> None:
     inputs = [f"{d}/{f}{s}" for d, s in zip(folders, suffixes, strict=False) for f in ("a", "b")]
     for name in inputs:
         Path(name).parent.mkdir(exist_ok=True)
@@ -129,7 +131,7 @@ def test_output_stems_are_unique_for_any_names(folders: list[str], suffixes: lis
     assert len(names) == len(set(inputs)) == len(set(names))
 
 
-def test_globs_mirror_below_their_fixed_part_and_skip_out():
+def test_globs_mirror_below_their_fixed_part_and_skip_out() -> None:
     picture("parts/x/1.png"), picture("parts/y/1.png"), picture("parts/out/old.png")
     assert stems("parts/**/*.png", out="parts/out") == ["x/1", "y/1"]
     assert stems("parts/*", out="parts/out") == ["x/1", "y/1"]
@@ -137,14 +139,14 @@ def test_globs_mirror_below_their_fixed_part_and_skip_out():
     assert stems("odd[1].png") == ["odd[1]"]
 
 
-def test_hidden_files_and_out_inside_input_are_left_out():
+def test_hidden_files_and_out_inside_input_are_left_out() -> None:
     picture("parts/a.png"), picture("parts/.hidden/b.png"), picture("parts/.c.png")
     assert inspect("parts", out="parts/out").done == 1
     again = inspect("parts", out="parts/out")
     assert (again.done, again.skipped_done) == (0, 1)
 
 
-def test_linked_folders_are_followed_once():
+def test_linked_folders_are_followed_once() -> None:
     picture("real/sub/a.png")
     Path("real/loop").symlink_to("../real")
     Path("real/again").symlink_to("sub")
@@ -154,7 +156,7 @@ def test_linked_folders_are_followed_once():
     assert stems("real/**/*.png") == ["other/b", "sub/a"]
 
 
-def test_other_files_are_skipped_with_a_reason():
+def test_other_files_are_skipped_with_a_reason() -> None:
     picture("parts/a.png")
     Path("parts/notes.txt").write_text("hello")
     summary = inspect("parts")
@@ -164,7 +166,7 @@ def test_other_files_are_skipped_with_a_reason():
 
 
 @pytest.mark.parametrize("name", ["Prüfteil 1.png", 'it\'s "a" part.png', "a b/ü,;.png", "名.png"])
-def test_unusual_names(name: str):
+def test_unusual_names(name: str) -> None:
     picture(Path("in", name))
     assert inspect("in").done == 1
     assert rows()[0]["input"] == f"in/{name}"
@@ -181,7 +183,9 @@ def test_unusual_names(name: str):
         (["full"], "full: is both the input and OUT"),
     ],
 )
-def test_a_wrong_call_is_refused_before_anything_is_written(inputs: list[str], message: str):
+def test_a_wrong_call_is_refused_before_anything_is_written(
+    inputs: list[str], message: str
+) -> None:
     Path("empty").mkdir()
     Path("empty/readme.txt").touch()
     picture("full/a.png")
@@ -191,7 +195,7 @@ def test_a_wrong_call_is_refused_before_anything_is_written(inputs: list[str], m
     assert sorted(p.name for p in Path("full").iterdir()) == ["a.png"]
 
 
-def test_out_that_is_a_file_is_refused():
+def test_out_that_is_a_file_is_refused() -> None:
     picture("a.png")
     with pytest.raises(ValueError, match=r"a\.png: is not a folder"):
         inspect("a.png", out="a.png")
@@ -200,7 +204,7 @@ def test_out_that_is_a_file_is_refused():
 # Video
 
 
-def test_video_frames_and_resume():
+def test_video_frames_and_resume() -> None:
     video("clip.avi")
     summary = inspect("clip.avi", batch_size=4)
     assert (summary.done, summary.failed) == (6, 0)
@@ -213,7 +217,7 @@ def test_video_frames_and_resume():
     assert sorted(Path("out").glob("clip*")) == [Path("out/clip.avi")]
 
 
-def test_damaged_videos_are_rows():
+def test_damaged_videos_are_rows() -> None:
     video("clip.avi", frames=40)
     data = Path("clip.avi").read_bytes()
     Path("short.avi").write_bytes(data[: len(data) // 2])
@@ -228,7 +232,7 @@ def test_damaged_videos_are_rows():
 # Failures
 
 
-def test_one_corrupt_picture_does_not_stop_the_others():
+def test_one_corrupt_picture_does_not_stop_the_others() -> None:
     for i in range(5):
         picture(f"in/{i}.png")
     Path("in/2.png").write_bytes(Path("in/2.png").read_bytes()[:60])
@@ -241,7 +245,7 @@ def test_one_corrupt_picture_does_not_stop_the_others():
         assert row["status"] == "ok" or (row["input"] in row["error"] and "\n" not in row["error"])
 
 
-def test_failed_inputs_are_tried_again_and_done_ones_are_not():
+def test_failed_inputs_are_tried_again_and_done_ones_are_not() -> None:
     picture("in/a.png"), picture("in/b.png")
     Path("in/b.png").write_bytes(b"")
     assert (inspect("in").done, inspect("in").failed) == (1, 1)
@@ -251,7 +255,7 @@ def test_failed_inputs_are_tried_again_and_done_ones_are_not():
     assert len(rows()) == 2
 
 
-def test_another_fingerprint_or_a_changed_file_is_done_again():
+def test_another_fingerprint_or_a_changed_file_is_done_again() -> None:
     picture("in/a.png"), picture("in/b.png")
     inspect("in")
     other = FakePredictor()
@@ -262,7 +266,7 @@ def test_another_fingerprint_or_a_changed_file_is_done_again():
     assert (summary.done, summary.skipped_done, len(rows())) == (1, 1, 2)
 
 
-def test_only_the_guilty_picture_of_a_batch_fails():
+def test_only_the_guilty_picture_of_a_batch_fails() -> None:
     for i in range(4):
         picture(f"in/{i}.png", size=13 if i == 1 else 16)
     assert (inspect("in", batch_size=4).failed, len(rows())) == (1, 4)
@@ -270,7 +274,7 @@ def test_only_the_guilty_picture_of_a_batch_fails():
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
-def test_out_of_memory_halves_the_batch(error: type[Exception]):
+def test_out_of_memory_halves_the_batch(error: type[Exception]) -> None:
     class Small(FakePredictor):
         def predict(self, images):
             self.batches.append(len(images))
@@ -288,7 +292,7 @@ def test_out_of_memory_halves_the_batch(error: type[Exception]):
     assert small.batches.count(8) == 1
 
 
-def test_a_bug_in_the_job_stops_the_run():
+def test_a_bug_in_the_job_stops_the_run() -> None:
     class Broken(FakePredictor):
         def predict(self, images):
             raise KeyError("a bug")
@@ -298,7 +302,7 @@ def test_a_bug_in_the_job_stops_the_run():
         inspect("a.png", predictor=Broken())
 
 
-def test_an_output_that_cannot_be_written_is_a_row():
+def test_an_output_that_cannot_be_written_is_a_row() -> None:
     picture("in/a.png"), picture("in/b.png")
     Path("out").mkdir()
     Path("out/a.map.png").mkdir()
@@ -307,7 +311,7 @@ def test_an_output_that_cannot_be_written_is_a_row():
     assert "in/a.png: its output" in rows()[0]["error"]
 
 
-def test_scores_that_are_no_numbers_are_a_row():
+def test_scores_that_are_no_numbers_are_a_row() -> None:
     class Wild(FakePredictor):
         def predict(self, images):
             return [Inspection(float("nan"), "good", np.zeros(i.shape[:2], "f4")) for i in images]
@@ -317,13 +321,13 @@ def test_scores_that_are_no_numbers_are_a_row():
     assert "not a finite number" in rows()[0]["error"]
 
 
-def test_max_pixels_is_an_error_row_with_its_cure():
+def test_max_pixels_is_an_error_row_with_its_cure() -> None:
     picture("a.png", size=20)
     assert inspect("a.png", max_pixels=100).failed == 1
     assert "--max-pixels" in rows()[0]["error"]
 
 
-def test_interrupt_leaves_a_manifest_to_go_on_from():
+def test_interrupt_leaves_a_manifest_to_go_on_from() -> None:
     class Impatient(FakePredictor):
         def predict(self, images):
             if len(self.batches) == 2:
@@ -342,12 +346,12 @@ def test_interrupt_leaves_a_manifest_to_go_on_from():
 # Determinism and memory
 
 
-def test_neither_batch_size_nor_workers_change_a_result():
+def test_neither_batch_size_nor_workers_change_a_result() -> None:
     for i in range(9):
         picture(f"in/{i}.png", red=20 * i, size=10 + i)
     picture("in/5.png", size=13)
 
-    def result(out: str, **options):
+    def result(out: str, **options: Any) -> Any:
         inspect("in", out=out, **options)
         figures = [(r["input"], r["status"], r.get("score"), r["outputs"]) for r in rows(out)]
         maps = [p.read_bytes() for p in sorted(Path(out).rglob("*.map.png"))]
@@ -359,7 +363,7 @@ def test_neither_batch_size_nor_workers_change_a_result():
 
 
 @pytest.mark.parametrize(("pixels", "most"), [(10**9, 8), (3 * 256, 5)])
-def test_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch, pixels: int, most: int):
+def test_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch, pixels: int, most: int) -> None:
     alive, peak, lock = 0, 0, threading.Lock()
 
     def count(change: int) -> None:
@@ -384,7 +388,7 @@ def test_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch, pixels: int, mos
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"workers": 0}])
-def test_impossible_options_are_refused(options: dict):
+def test_impossible_options_are_refused(options: dict) -> None:
     picture("a.png")
     with pytest.raises(ValueError, match="must be 1 or more"):
         inspect("a.png", **options)
@@ -393,7 +397,7 @@ def test_impossible_options_are_refused(options: dict):
 # Manifest and summaries
 
 
-def test_rows_have_their_fields_and_outputs_hold_the_figures():
+def test_rows_have_their_fields_and_outputs_hold_the_figures() -> None:
     picture("a.png", red=192)
     inspect("a.png")
     (row,) = rows()
@@ -406,7 +410,7 @@ def test_rows_have_their_fields_and_outputs_hold_the_figures():
     assert levels.max() == round(0.75 * 65535)
 
 
-def test_a_torn_last_line_is_dropped():
+def test_a_torn_last_line_is_dropped() -> None:
     picture("in/a.png"), picture("in/b.png")
     inspect("in")
     manifest = Path("out/manifest.jsonl")
@@ -416,7 +420,7 @@ def test_a_torn_last_line_is_dropped():
     assert len(rows()) == 2
 
 
-def test_a_foreign_manifest_is_not_overwritten():
+def test_a_foreign_manifest_is_not_overwritten() -> None:
     picture("a.png")
     Path("out").mkdir()
     Path("out/manifest.jsonl").write_text('{"file": "dataset"}\n{"file": "of somebody"}\n')
@@ -425,7 +429,7 @@ def test_a_foreign_manifest_is_not_overwritten():
     assert "somebody" in Path("out/manifest.jsonl").read_text()
 
 
-def test_manifest_is_strict_json_and_streams(tmp_path: Path):
+def test_manifest_is_strict_json_and_streams(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path / "m", "run")
     manifest.add({"input": "a", "status": "ok", "score": 0.5})
     with pytest.raises(ValueError):
@@ -435,7 +439,7 @@ def test_manifest_is_strict_json_and_streams(tmp_path: Path):
     assert Manifest(tmp_path / "m", "run").done("a")
 
 
-def test_scores_csv_has_a_line_per_row():
+def test_scores_csv_has_a_line_per_row() -> None:
     picture("in/a,b.png", red=128)
     Path("in/c.png").touch()
     summary = inspect("in")
@@ -448,12 +452,12 @@ def test_scores_csv_has_a_line_per_row():
     assert "is empty" in second["error"]
 
 
-def test_progress_lines_go_to_stderr_only(capsys: pytest.CaptureFixture[str]):
+def test_progress_lines_go_to_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
     picture("a.png")
     run(InspectJob(FakePredictor()), ["a.png"], "out")
     assert capsys.readouterr().out == ""
 
 
-def test_a_source_without_frame_is_a_video_by_suffix():
+def test_a_source_without_frame_is_a_video_by_suffix() -> None:
     assert Source("a.MP4", Path("a.MP4"), Path("a")).is_video
     assert not Source("a.png", Path("a.png"), Path("a")).is_video

@@ -1,6 +1,7 @@
 """The memory of normal features: a bounded uniform draw, exact distances; and its detector."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,10 @@ def numbered(count: int) -> Tensor:
     return torch.arange(count).float()[:, None]
 
 
-def filled(batches: Iterable[Tensor], channels: int, capacity: int, seed: int = 0) -> FeatureMemory:
-    memory = FeatureMemory(channels, capacity, seed)
+def filled(
+    batches: Iterable[Tensor], channels: int, capacity: int, seed: int = 0, dims: int = 128
+) -> FeatureMemory:
+    memory = FeatureMemory(channels, capacity, seed, dims)
     memory.fill(batches)
     return memory
 
@@ -83,12 +86,20 @@ def test_filling_again_forgets() -> None:
 # --- the distance
 
 
+def brute_force(queries: Tensor, bank: Tensor) -> Tensor:
+    """Half the squared distance to the nearest of `bank`, in float64."""
+    gaps = queries.double()[..., None, :] - bank.double()
+    return gaps.square().sum(-1).amin(-1).float() / 2
+
+
 def test_distances_equal_brute_force() -> None:
     memory = filled([vectors(70)], 8, 50)
     queries = torch.stack([vectors(11, seed=1), vectors(11, seed=2)])  # 2×11×8
-    bank = memory.bank.double()
-    wanted = (1 - torch.einsum("bnc,mc->bnm", queries.double(), bank)).amin(-1).clamp_min(0)
-    torch.testing.assert_close(memory(queries).double(), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(memory(queries), brute_force(queries, memory.bank))
+    # Not far from 1 − cosine to the vectors before they were rounded to float16.
+    drawn = filled([vectors(70)], 8, 70).bank.float()
+    cosines = 1 - torch.einsum("bnc,mc->bnm", queries, drawn).amax(-1)
+    torch.testing.assert_close(filled([vectors(70)], 8, 70)(queries), cosines, atol=1e-3, rtol=0)
 
 
 def test_distances_by_hand() -> None:
@@ -106,6 +117,67 @@ def test_distances_keep_their_precision_under_autocast() -> None:
     assert torch.equal(half, memory(queries))
 
 
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_only_what_is_wanted_gets_a_distance(seed: int) -> None:
+    memory = filled([vectors(40)], 8, 50, dims=5)
+    queries = torch.stack([vectors(9, seed=1), vectors(9, seed=2), vectors(9, seed=3)])
+    wanted = torch.rand(3, 9, generator=torch.Generator().manual_seed(seed)) > 0.5
+    wanted[1] = False
+    distances = memory(queries, wanted)
+    assert not distances[~wanted].any()
+    torch.testing.assert_close(distances[wanted], memory(queries)[wanted], atol=1e-6, rtol=0)
+    assert torch.equal(memory(queries, torch.ones(3, 9, dtype=torch.bool)), memory(queries))
+
+
+# --- principal components
+
+
+def low_rank(count: int, channels: int = 24, rank: int = 6) -> Tensor:
+    """Unit vectors that differ from a common one within a subspace of `rank` dimensions only."""
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(channels, rank + 1, generator=generator)).Q.T
+    inside = F.normalize(torch.randn(count, rank, generator=generator), dim=-1) @ axes[1:]
+    return 0.6 * axes[0] + 0.8 * inside
+
+
+def test_the_basis_is_orthonormal_and_ordered() -> None:
+    everything = vectors(200, 16) * torch.linspace(2, 0.5, 16)
+    memory = filled(everything.split(30), 16, 150, dims=5)
+    assert memory.bank.shape == (150, 5)
+    assert memory.basis.shape == (16, 5)
+    torch.testing.assert_close(memory.basis.T @ memory.basis, torch.eye(5), atol=1e-6, rtol=0)
+    spread = ((everything - memory.centre) @ memory.basis).std(0)
+    assert (spread.diff() < 0.05).all()  # the leading ones come first
+    assert spread[0] > everything.std(0).max() - 0.05
+
+
+def test_distances_in_the_projected_space_equal_brute_force() -> None:
+    memory = filled([vectors(120, 16)], 16, 100, dims=5)
+    queries = torch.stack([vectors(11, 16, seed=1), vectors(11, 16, seed=2)])
+    projected = (queries - memory.centre) @ memory.basis
+    wanted = brute_force(projected, memory.bank)
+    torch.testing.assert_close(memory(queries), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_nothing_is_lost_where_the_rank_is_low() -> None:
+    data = low_rank(300)
+    normal, queries = data[:250], data[250:]
+    memory = filled([normal], 24, 250, dims=6)
+    full = brute_force(queries, normal)
+    torch.testing.assert_close(memory(queries[None])[0], full, atol=2e-3, rtol=0)  # float16
+    place = (data.double() - memory.centre) @ memory.basis.double()  # before float16
+    projected, whole = (torch.cdist(x[250:], x[:250]) for x in (place, data.double()))
+    torch.testing.assert_close(projected, whole, atol=1e-5, rtol=0)
+    assert torch.equal(projected.argsort()[:, :5], whole.argsort()[:, :5])  # the same neighbours
+
+
+def test_fewer_vectors_than_components() -> None:
+    memory = filled([vectors(3, 16)], 16, 50, dims=8)
+    torch.testing.assert_close(memory.basis.T @ memory.basis, torch.eye(8), atol=1e-6, rtol=0)
+    assert memory(vectors(3, 16)[None]).max() < 1e-5
+
+
 # --- its state
 
 
@@ -117,6 +189,16 @@ def test_it_loads_any_number_of_vectors() -> None:
     empty = FeatureMemory(8)
     target.load_state_dict(empty.state_dict())
     assert len(target.bank) == 0
+
+
+def test_a_round_trip_keeps_centre_and_basis() -> None:
+    source, target = filled([vectors(60, 16)], 16, 50, dims=5), FeatureMemory(16, 50, dims=5)
+    target.load_state_dict(source.state_dict())
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], tensor), name
+    assert {"bank", "centre", "basis"} == source.state_dict().keys()
+    queries = vectors(9, 16, seed=1)[None]
+    assert torch.equal(target(queries), source(queries))
 
 
 def test_it_refuses_vectors_of_another_length() -> None:
@@ -133,8 +215,12 @@ def test_it_must_see_something(batches: list[Tensor]) -> None:
 def test_an_empty_memory_has_no_distances() -> None:
     with pytest.raises(ValueError, match=r"memory is empty; run `train\.py fit` first"):
         FeatureMemory(8)(vectors(3)[None])
-    with pytest.raises(ValueError, match="capacity=0: the memory must hold at least one vector"):
+    with pytest.raises(
+        ValueError, match=r"capacity=0, dims=128: the memory must hold .* give 1 or more"
+    ):
         FeatureMemory(8, 0)
+    with pytest.raises(ValueError, match="capacity=9, dims=0: the memory must hold"):
+        FeatureMemory(8, 9, dims=0)
 
 
 # --- features and gate
@@ -197,6 +283,22 @@ def test_larger_pictures_give_nothing_but_work() -> None:
     assert net.input_size == 64
     resized = F.interpolate(large, (64, 64), mode="bilinear", antialias=True)
     assert_equal(net.maps(large), net.maps(resized))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate": 0.0}, r"gate=0.0: give a share of the tokens in \(0, 1\]"),
+        ({"gate": -0.5}, "gate=-0.5: give a share"),
+        ({"gate": 1.01}, "gate=1.01: give a share"),
+        ({"gate": float("nan")}, "gate=nan: give a share"),
+        ({"blocks": (12,)}, "vit_tiny_patch16_224 has 12 blocks; 12 is none of them"),
+        ({"blocks": (6, -13)}, "has 12 blocks; -13 is none of them"),
+    ],
+)
+def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FeatureNeighbours(tiny_vit(), **options)
 
 
 def test_an_empty_detector() -> None:

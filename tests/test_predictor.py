@@ -79,10 +79,14 @@ def test_score_verdict_and_place() -> None:
 
 
 def test_at_the_threshold_it_is_a_defect() -> None:
-    grey = np.full((8, 8, 3), 255, np.uint8)
+    white = np.full((8, 8, 3), 255, np.uint8)
     scorer = Scorer(smooth=0)
     scorer.set_threshold("published", torch.ones(4))
-    found = AnomalyPredictor(Brightness(), scorer)(grey)
+    like_the_held_out = AnomalyPredictor(Brightness(), scorer)(white)
+    assert like_the_held_out.score < 0.5
+    assert like_the_held_out.verdict == "good"
+    scorer.threshold.fill_(1)
+    found = AnomalyPredictor(Brightness(), scorer)(white)
     assert (found.score, found.verdict) == (0.5, "defect")
 
 
@@ -236,18 +240,87 @@ def test_a_changed_detector_has_another_fingerprint(tmp_path: Path) -> None:
 
 
 def test_other_weights_of_the_backbone_are_refused(
-    ear_checkpoint: tuple[Checkpoint, AnomalyPredictor], vit_file: Path, tmp_path: Path
+    ear_checkpoint: tuple[Checkpoint, AnomalyPredictor], changed_file: Path, tmp_path: Path
 ) -> None:
     checkpoint, _ = ear_checkpoint
-    state = {k: v.clone() for k, v in tiny_vit().net.state_dict().items()}
-    state["cls_token"] += 1e-3
-    changed = tmp_path / "changed.safetensors"
-    save_file(state, changed)
-    checkpoint["backbones"]["net.backbone"]["source"] = str(changed)
+    checkpoint["backbones"]["net.backbone"]["source"] = str(changed_file)
     message = refusal(saved(tmp_path, checkpoint))
     assert "was trained on other weights of vit_tiny_patch16_224" in message
-    changed.unlink()
+    changed_file.unlink()
     assert "no such weights file" in refusal(tmp_path / "model.ckpt")
+
+
+class Pair(Detector):
+    """Two backbones of one name, the second of which may have been trained."""
+
+    def __init__(self, first: Backbone, second: Backbone) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.size = self.input_size = 32
+
+
+def pair_checkpoint(first: Backbone, second: Backbone) -> Checkpoint:
+    """What `AnomalyTask.save` writes for a `Pair`."""
+    specs = {
+        name: class_spec("vision.backbones.Backbone", name=b.name, weights="hub", frozen=b.frozen)
+        for name, b in (("first", first), ("second", second))
+    }
+    checkpoint = brightness_checkpoint(f"{__name__}.Pair", **specs)
+    state = Pair(first, second).state_dict()
+    checkpoint["state_dict"] |= {f"net.{key}": tensor for key, tensor in state.items()}
+    checkpoint["backbones"] = {
+        f"net.{name}": {"name": b.name, "source": b.source, "fingerprint": b.fingerprint}
+        for name, b in (("first", first), ("second", second))
+        if b.frozen
+    }
+    return checkpoint
+
+
+@pytest.fixture
+def changed_file(tmp_path: Path) -> Path:
+    """Other weights of the same network."""
+    state = {k: v.clone() for k, v in tiny_vit().net.state_dict().items()}
+    state["cls_token"] += 1e-3
+    save_file(state, tmp_path / "changed.safetensors")
+    return tmp_path / "changed.safetensors"
+
+
+def test_two_backbones_of_one_name(vit_file: Path, changed_file: Path, tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_224"
+    pair = (Backbone(name, str(vit_file)), Backbone(name, str(changed_file)))
+    path = saved(tmp_path, pair_checkpoint(*pair))
+    net: Any = load(path, trust=(f"{__name__}.",)).net
+    assert net.first.fingerprint == pair[0].fingerprint
+    assert net.second.fingerprint == pair[1].fingerprint != pair[0].fingerprint
+
+
+def test_a_trained_backbone_is_in_the_checkpoint(
+    vit_file: Path, changed_file: Path, tmp_path: Path
+) -> None:
+    name = "vit_tiny_patch16_224"
+    pair = (Backbone(name, str(vit_file)), Backbone(name, str(changed_file), frozen=False))
+    with torch.no_grad():
+        pair[1].net.norm.bias.add_(1)  # as training does
+    path = saved(tmp_path, pair_checkpoint(*pair))
+    changed_file.unlink()  # what it began from is not needed any more
+    net: Any = load(path, trust=(f"{__name__}.",)).net
+    assert torch.equal(net.second.net.norm.bias, pair[1].net.norm.bias)
+    assert torch.equal(net.second.net.cls_token, pair[1].net.cls_token)
+
+
+def test_a_false_alarm_rate_of_ones_own(tmp_path: Path) -> None:
+    checkpoint = brightness_checkpoint(f"{__name__}.Brightness")
+    scorer = Scorer()
+    scorer.set_threshold("published", torch.linspace(0, 1, 400))
+    checkpoint["state_dict"] = {f"scorer.{k}": v for k, v in scorer.state_dict().items()}
+    path, trust = saved(tmp_path, checkpoint), (f"{__name__}.",)
+    strict, loose = load(path, trust=trust), load(path, false_alarms=0.2, trust=trust)
+    assert strict.scorer.threshold > loose.scorer.threshold
+    assert strict.fingerprint != loose.fingerprint  # results of the one are none of the other
+    image = np.full((8, 8, 3), 230, np.uint8)
+    assert (strict(image).verdict, loose(image).verdict) == ("good", "defect")
+    with pytest.raises(ValueError, match=r"false_alarms=0\.9: give a share"):
+        load(path, false_alarms=0.9, trust=trust)
 
 
 def test_tensors_that_do_not_fit_are_refused(
@@ -379,9 +452,6 @@ def test_only_nets_of_ours_are_built(
         class_spec("vision.gone.Net"),
         class_spec("vision.anomaly.RIAD", colour="red"),
         class_spec("vision.anomaly.EAR"),
-        class_spec(
-            "vision.anomaly.EAR", backbone=class_spec("vision.backbones.Backbone", name="x")
-        ),
     ],
 )
 def test_nets_that_this_version_cannot_build(spec: dict[str, Any], tmp_path: Path) -> None:
@@ -400,3 +470,6 @@ def test_what_describes_no_detector(spec: Any, tmp_path: Path) -> None:
 def test_wrong_arguments_keep_their_own_message(tmp_path: Path) -> None:
     path = saved(tmp_path, brightness_checkpoint("vision.anomaly.RIAD", size=60))
     assert "size=60: must divide" in refusal(path)
+    backbone = class_spec("vision.backbones.Backbone", name="vit_tinny")
+    path = saved(tmp_path, brightness_checkpoint("vision.anomaly.EAR", backbone=backbone))
+    assert "backbone vit_tinny: timm has no such model" in refusal(path)

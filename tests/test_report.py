@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import cv2
@@ -38,7 +39,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def ok(name: str, score: float, **more) -> dict:
+def ok(name: str, score: float, **more: Any) -> dict:
     return {
         "input": name,
         "status": "ok",
@@ -53,7 +54,7 @@ def failed(name: str, error: str) -> dict:
     return {"input": name, "status": "error", "error": error, "outputs": []}
 
 
-def report(tmp_path: Path, rows: list[dict], **options) -> tuple[str, Page]:
+def report(tmp_path: Path, rows: list[dict], **options: Any) -> tuple[str, Page]:
     write_report(tmp_path / "report.html", rows, out=tmp_path, **options)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     return text, Page(text)
@@ -66,7 +67,7 @@ def with_thumbnails(tmp_path: Path, row: dict) -> dict:
     return row
 
 
-def test_heat_grows_brighter_with_the_map():
+def test_heat_grows_brighter_with_the_map() -> None:
     colours = heat(np.linspace(0, 1, 11, dtype=np.float32)[None])
     assert (colours.shape, colours.dtype) == ((1, 11, 3), np.uint8)
     grey = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)[0].astype(int)
@@ -75,7 +76,7 @@ def test_heat_grows_brighter_with_the_map():
     assert middle[0] > middle[2], "RGB: the middle of Inferno is red, not blue"
 
 
-def test_overlay_leaves_a_good_picture_alone_and_outlines_a_defect():
+def test_overlay_leaves_a_good_picture_alone_and_outlines_a_defect() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     map = np.full((60, 80), 0.2, np.float32)
     assert (overlay(rgb, map) == rgb).all()
@@ -86,14 +87,14 @@ def test_overlay_leaves_a_good_picture_alone_and_outlines_a_defect():
     assert (result[25:35, 35:45] != rgb[25:35, 35:45]).any()
 
 
-def test_overlay_of_tall_pictures_has_no_seams():
+def test_overlay_of_tall_pictures_has_no_seams() -> None:
     rgb = np.full((1300, 8, 3), 100, np.uint8)
     result = overlay(rgb, np.full((1300, 8), 0.45, np.float32))
     assert (result == result[0, 0]).all()
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_overlay_takes_any_size(height: int, width: int, seed: int):
+def test_overlay_takes_any_size(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     before = rgb.copy()
@@ -102,12 +103,12 @@ def test_overlay_takes_any_size(height: int, width: int, seed: int):
     assert (rgb == before).all(), "the input stays as it is"
 
 
-def test_overlay_refuses_a_map_of_another_size():
+def test_overlay_refuses_a_map_of_another_size() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.float32))
 
 
-def test_the_report_is_self_contained(tmp_path: Path):
+def test_the_report_is_self_contained(tmp_path: Path) -> None:
     rows = [with_thumbnails(tmp_path, ok(f"{i}.png", i / 5)) for i in range(5)]
     text, page = report(tmp_path, rows)
     assert "http:" not in text
@@ -124,7 +125,7 @@ def test_the_report_is_self_contained(tmp_path: Path):
     assert "script-src 'sha256-" in policy
 
 
-def test_the_report_counts_sorts_and_lists_failures(tmp_path: Path):
+def test_the_report_counts_sorts_and_lists_failures(tmp_path: Path) -> None:
     rows = [ok("low.png", 0.1), ok("high.png", 0.9), failed("bad.png", "bad.png: is empty; copy")]
     skipped = {"input": "notes.txt", "status": "skipped", "error": "no picture", "outputs": []}
     _, page = report(tmp_path, [*rows, skipped], title="Line 3")
@@ -138,7 +139,7 @@ def test_the_report_counts_sorts_and_lists_failures(tmp_path: Path):
     assert len(page.all("rect")) == 2
 
 
-def test_only_the_highest_scores_have_pictures(tmp_path: Path):
+def test_only_the_highest_scores_have_pictures(tmp_path: Path) -> None:
     rows = [with_thumbnails(tmp_path, ok(f"{i}.png", i / 10)) for i in range(10)]
     _, page = report(tmp_path, rows, pictures=3)
     names = [a["data-name"] for a in page.all("article")]
@@ -162,7 +163,7 @@ EVIL = [
 
 
 @pytest.mark.parametrize("name", EVIL)
-def test_names_and_errors_are_escaped(tmp_path: Path, name: str):
+def test_names_and_errors_are_escaped(tmp_path: Path, name: str) -> None:
     bad = failed(name, f"{name}: broken")
     _, page = report(tmp_path, [ok(name, 0.7), ok(name, 0.3), bad], pictures=1, title=name)
     tags = {tag for tag, _ in page.tags}
@@ -179,13 +180,13 @@ def test_names_and_errors_are_escaped(tmp_path: Path, name: str):
         assert f"./{name}.map.png" in {unquote(str(link)) for link in links}
 
 
-def test_a_rounded_score_stays_on_its_side_of_the_threshold(tmp_path: Path):
+def test_a_rounded_score_stays_on_its_side_of_the_threshold(tmp_path: Path) -> None:
     _, page = report(tmp_path, [ok("a.png", 0.49996), ok("b.png", 0.5)])
     assert "0.49996" in page.text
     assert "0.500" in page.text
 
 
-def test_missing_previews_and_an_empty_run_still_make_a_page(tmp_path: Path):
+def test_missing_previews_and_an_empty_run_still_make_a_page(tmp_path: Path) -> None:
     _, page = report(tmp_path, [ok("a.png", 0.7, thumbnails=["gone.jpg"] * 3)])
     assert page.text.count("no preview") == 3
     _, page = report(tmp_path, [])

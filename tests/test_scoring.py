@@ -20,7 +20,8 @@ scores = st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=60)
 def calibrated(choice: str = "published", threshold: float = 0.0, **options: Any) -> Scorer:
     """A scorer without smoothing whose threshold lies exactly at `threshold`."""
     scorer = Scorer(**{"smooth": 0, "smooth_features": 0, **options})
-    scorer.set_threshold(choice, torch.full((4,), threshold))
+    scorer.set_threshold(choice, torch.zeros(4))
+    scorer.threshold.fill_(threshold)
     return scorer
 
 
@@ -136,17 +137,44 @@ def test_not_calibrated() -> None:
 
 @settings(deadline=None)
 @given(st.floats(-1e4, 1e4, width=32), st.floats(-100, 100), st.floats(0.01, 100))
-def test_half_is_exactly_the_threshold(value: float, level: float, spread: float) -> None:
+def test_half_lies_just_above_the_quantile(value: float, level: float, spread: float) -> None:
     scorer = Scorer(smooth=0)
     scorer.level[0], scorer.spread[0] = level, spread
     maps = {"structure": flat(value)}
-    at = scorer.fuse(maps, "published").flatten()[0].item()
-    scorer.set_threshold("published", torch.full((4,), at))
+    at = scorer.fuse(maps, "published").flatten()[0]
+    scorer.set_threshold("published", at.expand(4))
     assert scorer.calibrated
     assert scorer.choice == "published"
-    score, map_ = scorer(maps)
+    assert scorer(maps)[0].item() < 0.5  # a picture like the held-out ones is good
+    assert scorer.threshold - at <= 1.2e-7 * (1 + at.abs())
+    scorer.level[0], scorer.spread[0] = 0, 1
+    score, map_ = scorer({"structure": flat(scorer.threshold.item())})
     assert score.tolist() == [0.5]
     assert (map_ == 0.5).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=40), st.floats(0.01, 0.5))
+def test_no_more_held_out_pictures_alarm_than_promised(good: list[float], rate: float) -> None:
+    scorer = Scorer(smooth=0, false_alarms=rate)
+    scorer.set_threshold("published", torch.tensor(good))
+    scores, _ = scorer({"structure": flat(*good)})
+    assert (scores >= 0.5).sum().item() <= rate * (len(good) + 1)
+
+
+def test_another_rate_needs_no_new_calibration() -> None:
+    good = torch.arange(400.0)[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
+    scorer, other = Scorer(smooth=0, false_alarms=0.01), Scorer(smooth=0, false_alarms=0.05)
+    for each in (scorer, other):
+        each.set_threshold("published", good)
+    strict = scorer.score_at(0.05)
+    assert strict < scorer.score_at(0.01) == 0.5
+    assert scorer({"structure": flat(other.threshold.item())})[0].item() == strict
+    scorer.allow(0.05)
+    assert torch.equal(scorer.threshold, other.threshold)
+    assert scorer.false_alarms == 0.05
+    with pytest.raises(ValueError, match=r"false_alarms=0.7: give a share in \(0, 0.5\]"):
+        scorer.allow(0.7)
 
 
 def test_scores_are_strictly_monotone_far_from_the_threshold() -> None:
@@ -217,12 +245,14 @@ def test_a_scorer_is_its_state_dict() -> None:
     maps = {"structure": torch.rand(2, 1, 5, 5), "features": torch.rand(2, 1, 5, 5)}
     for got, wanted in zip(other(maps), scorer(maps), strict=True):
         assert torch.equal(got, wanted)
+    assert torch.equal(other.good, scorer.good)  # their number too
+    other.allow(0.2)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scoring": "best"}, "scoring=best: choose auto, published, features, fused"),
+        ({"scoring": "auto"}, "scoring=auto: choose best, published, features, fused"),
         ({"false_alarms": 0}, "false_alarms=0: give a share"),
         ({"false_alarms": 0.6}, "false_alarms=0.6: give a share"),
         ({"false_alarms": 1}, "false_alarms=1: give a share"),

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vision import __version__
 
@@ -23,19 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(argv: Sequence[str] | None = None) -> int:
     """`fit | validate | test` by LightningCLI; exit status 2 for a mistake of the caller's."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from vision.tasks.training import run_cli
 
     _log_to_stderr()
     try:
         run_cli(sys.argv[1:] if argv is None else argv)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         return _refuse(error)
     return OK
 
 
 def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
     """`inspect | doctor`; exit status 0 all done, 1 some inputs failed, 2 the call is wrong."""
-    parser = argparse.ArgumentParser(prog, description="Run trained nets over pictures.")
+    parser = _Parser(prog, description="Run trained nets over pictures.")
     parser.add_argument("--version", action="version", version=f"visionmend {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inspect(commands.add_parser("inspect", help="find defects in pictures of parts"))
@@ -52,6 +55,14 @@ def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
         return _inspect(arguments)
     except (ValueError, OSError) as error:
         return _refuse(error)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, like all of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(WRONG_CALL)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +133,18 @@ def _device(name: str) -> str:
 
 
 def _refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {_line(error)}", file=sys.stderr)
     return WRONG_CALL
+
+
+def _line(error: Exception) -> str:
+    """What is wrong in one line, without the traceback that a reading process hands over."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}; check the path, its permissions and the disk"
+    text = str(error).strip()
+    if "\nOriginal Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def _log_to_stderr() -> None:

@@ -17,6 +17,9 @@ def main(folder: Path = Path("demo")) -> int:
     """Run the demo in `folder`, whose contents are replaced; the exit status of what failed."""
     begin = time.monotonic()
     if folder.exists():
+        if not (folder / "parts" / "train" / "good").is_dir():
+            print(f"error: {folder} holds something else; run the demo in another place")
+            return 2
         shutil.rmtree(folder)
     parts, run, out = folder / "parts", folder / "run", folder / "report"
     print("1/4 generating parts: 60 good ones to learn from, 20 good and 30 defective to inspect")

@@ -27,10 +27,12 @@ class Detector(nn.Module):
         size: side in pixels of the maps.
         input_size: side in pixels that pictures should have when they come in; the net resizes
             them to what its parts need, so any larger picture gives nothing more.
+        map_names: the names of the maps it gives.
     """
 
     size: int
     input_size: int
+    map_names: tuple[str, ...]
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """B×3×H×W RGB in [0, 1] → named B×1×size×size maps ≥ 0; larger is more suspicious."""

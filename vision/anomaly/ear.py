@@ -82,6 +82,7 @@ class EAR(Detector):
         self.blocks = tuple(blocks)
         grid = mask_grid if features == "none" else max(mask_grid, feature_grid)
         self.input_size = max(size, grid * backbone.patch)
+        self.map_names = ("structure",) if features == "none" else ("structure", "features")
         self.memory: FeatureMemory | None = None
         if features == "memory":
             self.memory = FeatureMemory(backbone.width(blocks), capacity)

@@ -72,9 +72,10 @@ class FeatureMemory(nn.Module):
         if not len(drawn):
             raise ValueError("the feature memory saw no good picture; give at least one")
         if self.dims < self.channels:
-            few = drawn[:: max(1, len(drawn) // (16 * self.channels))].double()
-            self.centre.copy_(few.mean(0))
-            spread = (few - self.centre).T @ (few - self.centre)  # C×C
+            few = drawn[:: max(1, len(drawn) // (16 * self.channels))].cpu().double()
+            centre = few.mean(0)
+            self.centre.copy_(centre)
+            spread = (few - centre).T @ (few - centre)  # C×C
             self.basis.copy_(torch.linalg.eigh(spread).eigenvectors.flip(1)[:, : self.dims])
         self.bank = torch.cat([self._project(part) for part in drawn.split(8192)]).half()
 
@@ -98,7 +99,13 @@ class FeatureMemory(nn.Module):
             lengths = bank.square().sum(1)
             for row, picture, chosen in zip(distances, vectors, wanted, strict=True):
                 own = self._project(picture[chosen])
-                nearest = torch.addmm(lengths, own, bank.T, alpha=-2).amin(1)
+                # In parts, since all tokens against all vectors would take 400 MB.
+                nearest = torch.cat(
+                    [
+                        torch.addmm(lengths, part, bank.T, alpha=-2).amin(1)
+                        for part in own.split(128)
+                    ]
+                )
                 row[chosen] = (own.square().sum(1) + nearest).clamp_min(0) / 2
         return distances
 
@@ -139,6 +146,7 @@ class FeatureNeighbours(Detector):
             raise ValueError(f"gate={gate}: give a share of the tokens in (0, 1], say 0.2")
         self.backbone, self.grid, self.blocks, self.gate = backbone, grid, tuple(blocks), gate
         self.size, self.input_size = size, max(size, grid * backbone.patch)
+        self.map_names = ("features",)
         self.memory = FeatureMemory(backbone.width(blocks), capacity)
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:

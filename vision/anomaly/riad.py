@@ -49,7 +49,7 @@ class RIAD(Detector):
             raise ValueError(f"sets_per_step={sets_per_step}: choose 1 to sets={sets}")
         self.regions, self.sets, self.size, self.seed = tuple(regions), sets, size, seed
         self.sets_per_step = sets_per_step
-        self.input_size = size
+        self.input_size, self.map_names = size, ("structure",)
 
     def recover(self, images: Tensor) -> Recovery:
         """Inpaint with one region size drawn for the batch; a U-Net pass per set."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vision.anomaly.masking import gaussian_blur
 
-Scoring = Literal["auto", "published", "features", "fused"]
+Scoring = Literal["best", "published", "features", "fused"]
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "published": ("structure",),
     "features": ("features",),
@@ -25,11 +25,11 @@ class Scorer(nn.Module):
     Each raw map is smoothed, and put on the scale of good pictures: z = (map − μ) / σ with μ and σ
     of the image maxima over held-out good pictures. The fused map is the mean of the z of the
     chosen components. The image score is its maximum. A raw value r becomes
-    0.5 + 0.5·u/(1 + |u|) with u = (r − threshold)/spread: monotone, 0.5 at the threshold, and
-    slow to saturate: scores hundreds of spreads away are still told apart.
+    0.5 + 0.5·u/(1 + |u|) with u = r − threshold: monotone, 0.5 at the threshold, and slow to
+    saturate: scores hundreds of spreads away are still told apart.
 
     Args:
-        scoring: `published` (MSGMS alone), `features`, `fused`, or `auto`: the one that tells
+        scoring: `published` (MSGMS alone), `features`, `fused`, or `best`: whichever of them tells
             held-out good pictures from the same with synthetic defects best.
         false_alarms: share of good pictures that may be called defective, in (0, 0.5].
         smooth: standard deviation in pixels of the Gaussian over the structure map; 7 is RIAD's.
@@ -44,14 +44,14 @@ class Scorer(nn.Module):
 
     def __init__(
         self,
-        scoring: Scoring = "auto",
+        scoring: Scoring = "best",
         false_alarms: float = 0.01,
         smooth: float = 7.0,
         smooth_features: float = 4.0,
     ) -> None:
         super().__init__()
-        if scoring != "auto" and scoring not in COMPONENTS:
-            raise ValueError(f"scoring={scoring}: choose auto, {', '.join(COMPONENTS)}")
+        if scoring != "best" and scoring not in COMPONENTS:
+            raise ValueError(f"scoring={scoring}: choose best, {', '.join(COMPONENTS)}")
         if not 0 < false_alarms <= 0.5:
             raise ValueError(f"false_alarms={false_alarms}: give a share in (0, 0.5], say 0.01")
         self.scoring, self.false_alarms = scoring, false_alarms

@@ -59,12 +59,9 @@ class UNet(nn.Module):
         widths = PRESETS[preset]
         self.stem = DoubleConv(3, widths[0])
         self.down = nn.ModuleList(
-            nn.Sequential(nn.MaxPool2d(2), DoubleConv(a, b))
-            for a, b in pairwise(widths)
+            nn.Sequential(nn.MaxPool2d(2), DoubleConv(a, b)) for a, b in pairwise(widths)
         )
-        self.up = nn.ModuleList(
-            Up(a, b) for a, b in pairwise(widths[::-1])
-        )
+        self.up = nn.ModuleList(Up(a, b) for a, b in pairwise(widths[::-1]))
         self.head = nn.Conv2d(widths[0], 3, 1)
         self.multiple = 2 ** len(self.down)
         self.to(memory_format=torch.channels_last)  # several times faster on CPUs

@@ -90,8 +90,9 @@ class Backbone(nn.Module):
         """
         if self.fingerprint != wanted["fingerprint"]:
             raise sources.WeightsError(
-                f"it was trained on other weights of {wanted['name']} (from {wanted['source']}),"
-                f" these are from {self.source}; bring those back, or train again"
+                f"the detector was trained on other weights of {wanted['name']} (from"
+                f" {wanted['source']}, here are those from {self.source}); bring them back, or"
+                " train again"
             )
 
     def prepare(self, images: Tensor, grid: int) -> Tensor:

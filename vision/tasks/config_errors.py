@@ -31,7 +31,14 @@ class Parser(LightningArgumentParser):
 def explain(message: str, known: Iterable[str]) -> str:
     """One line from the parser's message, with the accepted names nearest to the wrong one."""
     line = re.sub(r"\s+", " ", message).strip()
-    line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
+    line = _shorter(re.sub(r"<class '([\w.]+)'>", r"\1", line))
+    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", line)
+    if missing:
+        names = vars(importlib.import_module(missing[1]))
+        classes = [name for name, value in names.items() if isinstance(value, type)]
+        return f"{line}; {_expected(missing[2], classes)}"
+    if "No module named" in line:
+        return f"{line}; give the whole path of a class, such as vision.anomaly.EAR"
     wrong = re.search(r"Option '([^']+)' is not accepted", line)
     owner = re.findall(r"class_path '([\w.]+)'", line)
     if wrong and owner:
@@ -44,10 +51,24 @@ def explain(message: str, known: Iterable[str]) -> str:
     return line
 
 
+def _shorter(line: str) -> str:
+    """Of a value that fits none of several types, the one reason that a class gave, if any."""
+    shape = r"(.*)Does not validate against .* Errors: - (.*) Given value type.*Given value: (.*)"
+    union = re.fullmatch(shape, line)
+    if not union:
+        return line
+    reasons = union[2].split(" - ")
+    told = [reason for reason in reasons if not reason.startswith("Expected a ")]
+    if told:
+        return union[1] + told[0]
+    types = [reason.removeprefix("Expected a ") for reason in reasons]
+    return f"{union[1]}Expected a {' or '.join(types)}. Got value: {union[3]}"
+
+
 def _expected(wrong: str, accepted: Iterable[str]) -> str:
     accepted = sorted(accepted)
     tail = {name.rpartition(".")[2]: name for name in accepted}
-    near = difflib.get_close_matches(wrong, accepted, n=3, cutoff=0.5) or [
+    near = difflib.get_close_matches(wrong, accepted, n=3) or [
         tail[name] for name in difflib.get_close_matches(wrong.rpartition(".")[2], tail, n=3)
     ]
     if near:

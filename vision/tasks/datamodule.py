@@ -8,7 +8,7 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from data.augment import Augmentation, geometric
+from data.augment import Augmentation, geometric, reseed
 from data.inspection import InspectionDataset, collate
 from data.opening import open_dataset
 
@@ -85,5 +85,6 @@ class AnomalyData(LightningDataModule):
             shuffle=shuffle,
             num_workers=self.workers,
             collate_fn=collate,
+            worker_init_fn=reseed,
             persistent_workers=shuffle and self.workers > 0,
         )

@@ -23,7 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from vision.tasks.anomaly import AnomalyTask
-from vision.tasks.config_errors import Parser
+from vision.tasks.config_errors import Parser, explain
 from vision.tasks.datamodule import AnomalyData
 
 # What Lightning says on every run and no reader of ours can act on.
@@ -33,6 +33,9 @@ NOISE = (
     ".*exists and is not empty",
     ".*is smaller than the logging interval",
     ".*isinstance\\(treespec, LeafSpec",
+    ".*WeightAveraging callback, but loading",
+    ".*The dirpath has changed",
+    ".*this fit will run with no optimizer",
 )
 
 
@@ -56,6 +59,8 @@ class CLI(LightningCLI):
                 "checkpoint.save_last": True,
                 "early_stopping.monitor": "val/loss",
                 "early_stopping.patience": 1_000_000,  # off unless a recipe asks for it
+                # After a validation, not after an epoch: the last steps may be no whole epoch.
+                "early_stopping.check_on_train_epoch_end": False,
                 # Of the last ten steps or so, which suits runs of a few hundred; long recipes set
                 # more. Batch norm's statistics are averages already: averaged again they lag behind
                 # their weights, and a short run ends with a net that fails in evaluation mode.
@@ -70,15 +75,49 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(new_run(Path(config.run), _recipe(config)))
+            tested = config.ckpt_path if self.subcommand != "fit" else None
+            run = Path(tested).parent if tested else new_run(Path(config.run), _recipe(config))
+            config.trainer.default_root_dir = str(run)
         folder = Path(config.trainer.default_root_dir)
-        # One folder for everything, so that both loggers and the checkpoints stand side by side.
-        self.trainer_defaults["logger"] = [
-            CSVLogger(folder, name="", version=""),
-            TensorBoardLogger(folder, name="", version="tensorboard"),
-        ]
+        learning = self.subcommand == "fit"
+        if learning and (folder / "config.yaml").exists():
+            raise ValueError(
+                f"{folder}: holds a run already; name another --trainer.default_root_dir, or leave"
+                " it out for a new folder below runs/"
+            )
+        # Testing or validating in the folder of a run replaces nothing of it.
+        name = "config.yaml" if learning else f"{self.subcommand}.yaml"
+        self.save_config_kwargs = {"config_filename": name, "overwrite": not learning}
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(folder)
+        if self.subcommand == "test":
+            config.verbose = False  # the task prints a table of its own
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ValueError(explain(str(error), ())) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config, fit = self.config[self.subcommand].trainer, self.subcommand == "fit"
+        if config.logger is None:
+            folder = config.default_root_dir
+            # One folder for everything, so that both logs and the checkpoints stand side by side.
+            kwargs["logger"] = fit and [
+                CSVLogger(folder, name="", version=""),
+                TensorBoardLogger(folder, name="", version="tensorboard"),
+            ]
+        if fit and config.logger is not False:
+            self.trainer_defaults["callbacks"].append(LearningRateMonitor("step"))
+        return super().instantiate_trainer(**kwargs)
+
+    def _parse_ckpt_path(self) -> None:
+        """LightningCLI's, after a look at the file: it would end in a traceback later."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path:
+            check_checkpoint(Path(path), resume=self.config.subcommand == "fit")
+        super()._parse_ckpt_path()
 
 
 class Lines(Callback):
@@ -95,7 +134,8 @@ def run_cli(argv: Sequence[str]) -> CLI:
     """Run a subcommand; a wrong configuration ends with status 2 before any data is read."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     terminal = sys.stderr.isatty()
     progress: list[Callback] = [RichProgressBar()] if terminal else [Lines()]
     return CLI(
@@ -106,12 +146,34 @@ def run_cli(argv: Sequence[str]) -> CLI:
         seed_everything_default=0,
         save_config_callback=SaveConfigCallback,
         trainer_defaults={
-            "callbacks": [*progress, LearningRateMonitor("step")],
+            "callbacks": progress,
+            "devices": 1,  # memory, calibration and metrics are not shared between processes yet
             "enable_progress_bar": terminal,
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
         },
     )
+
+
+def check_checkpoint(path: Path, resume: bool) -> None:
+    """ValueError for a file that is no checkpoint of ours, or to `resume` from a finished one."""
+    if not path.is_file():
+        raise ValueError(f"--ckpt_path {path}: no such file; give last.ckpt or model.ckpt of a run")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or hostile file
+        raise ValueError(
+            f"--ckpt_path {path}: not a checkpoint, or a damaged one ({type(error).__name__});"
+            " give last.ckpt or model.ckpt of a run"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "backbones"} <= checkpoint.keys():
+        raise ValueError(
+            f"--ckpt_path {path}: weights of another kind; give last.ckpt or model.ckpt of a run"
+        )
+    if resume and "optimizer_states" not in checkpoint:
+        raise ValueError(
+            f"--ckpt_path {path}: is finished, and nothing can be trained on; resume from last.ckpt"
+        )
 
 
 def new_run(root: Path, recipe: str) -> Path:

@@ -1,0 +1,30 @@
+"""What several test files share: generated parts, and one detector trained on them."""
+
+from pathlib import Path
+
+import pytest
+from trained import fit, write_recipe
+
+from data.synthetic import write_mvtec
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated parts of 64 pixels in the MVTec AD layout: 10 to learn from, 3 good, 5 bad."""
+    root = tmp_path_factory.mktemp("data") / "parts"
+    return write_mvtec(root, train=10, good=3, bad=5, size=64)
+
+
+@pytest.fixture(scope="session")
+def trained(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an EAR trained for 20 steps; to be read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write_recipe(folder / "tiny.yaml", parts)
+    assert fit(recipe, run=folder / "runs") == 0
+    return folder / "runs" / "tiny" / "001"
+
+
+@pytest.fixture
+def recipe(parts: Path, tmp_path: Path) -> Path:
+    """The recipe of `trained`, to be changed by flags."""
+    return write_recipe(tmp_path / "tiny.yaml", parts)
