@@ -22,8 +22,8 @@ def main(folder: Path = Path("demo")) -> int:
             return 2
         shutil.rmtree(folder)
     parts, run, out = folder / "parts", folder / "run", folder / "report"
-    print("1/4 generating parts: 60 good ones to learn from, 20 good and 30 defective to inspect")
-    write_mvtec(parts, part="flange", seed=0, train=60, good=20, bad=30)
+    print("1/4 generating parts: 120 good ones to learn from, 20 good and 30 defective to inspect")
+    write_mvtec(parts, part="flange", seed=0, train=120, good=20, bad=30)
     recipe = str(vision.configs() / "anomaly" / "ear_demo.yaml")
     common = ["--config", recipe, "--data.root", str(parts)]
     print("2/4 training EAR on the good ones")

@@ -25,8 +25,9 @@ class Scorer(nn.Module):
     Each raw map is smoothed, and put on the scale of good pictures: z = (map − μ) / σ with μ and σ
     of the image maxima over held-out good pictures. The fused map is the mean of the z of the
     chosen components. The image score is its maximum. A raw value r becomes
-    0.5 + 0.5·u/(1 + |u|) with u = r − threshold: monotone, 0.5 at the threshold, and slow to
-    saturate: scores hundreds of spreads away are still told apart.
+    0.5 + 0.5·u/(1 + |u|) with u = (r − threshold)/max(threshold, 1): monotone, 0.5 at the
+    threshold, 0.25 for the average good picture where the threshold is a spread or more above it,
+    and slow to saturate: scores hundreds of spreads away are still told apart.
 
     Args:
         scoring: `published` (MSGMS alone), `features`, `fused`, or `best`: whichever of them tells
@@ -109,7 +110,8 @@ class Scorer(nn.Module):
         self.threshold.copy_(self._threshold_for(rate))
 
     def _squash(self, distance: Tensor) -> Tensor:
-        return 0.5 + 0.5 * distance / (1 + distance.abs())
+        ratio = distance / self.threshold.clamp_min(1)
+        return 0.5 + 0.5 * ratio / (1 + ratio.abs())
 
     def _threshold_for(self, rate: float) -> Tensor:
         """Just above the rate's threshold, so a held-out picture exactly at it is still good.
@@ -118,7 +120,7 @@ class Scorer(nn.Module):
         """
         exact = torch.tensor(alarm_threshold(self.good.tolist(), rate))
         above = torch.nextafter(exact, torch.tensor(torch.inf))
-        return above.maximum(exact + torch.finfo(exact.dtype).eps).to(self.good)
+        return above.maximum(exact + 2 * torch.finfo(exact.dtype).eps).to(self.good)
 
     def set_scale(self, peaks: dict[str, Tensor]) -> None:
         """Take μ and σ from the image maxima (one vector per map) of held-out good pictures."""

@@ -160,12 +160,14 @@ class _Engine:
         """Predict the pictures of a batch and hand each result to a writing thread."""
         start = time.perf_counter()
         pictures = [reading.picture for reading in batch if reading.picture]
-        results = iter(self._predict(pictures) if pictures else [])
+        results = self._predict(pictures) if pictures else []
         share = (time.perf_counter() - start) / max(len(pictures), 1)
+        del pictures  # a written picture must not outlive its release
+        ready = iter(results)
         for reading in batch:
             if reading.picture:
                 reading.seconds += share
-                self.pending.append(self.pool.submit(self._write, reading, next(results)))
+                self.pending.append(self.pool.submit(self._write, reading, next(ready)))
             else:
                 self.pending.append(Future())
                 self.pending[-1].set_result(_row(reading, reading.error))
