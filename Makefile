@@ -25,7 +25,7 @@ quick: $(READY) ## lint, format, types and the tests that are fast (under a minu
 	@$(LINT)
 	@$(PYTEST) -m "not slow"
 
-bench: $(READY) ## measure accuracy and speed
+bench: $(READY) ## measure speed, peak memory and repeatability
 	@$(BIN)/python scripts/bench.py
 
 wheel: $(READY) ## build dist/visionmend-….whl

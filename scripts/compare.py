@@ -55,10 +55,10 @@ def main() -> None:
 
 def measured(recipe: str, extra: list[str], root: Path, run: Path) -> dict:
     """Train and test unless that is done, and read the figures."""
-    common = ["--config", str(vision.configs() / "anomaly" / f"{recipe}.yaml"), *extra]
+    common = ["--config", str(vision.configs() / "anomaly" / f"{recipe}.yaml")]
     common += ["--data.root", str(root), "--trainer.default_root_dir", str(run)]
     weights = run / "model.ckpt"
-    if not weights.exists() and train(["fit", *common]):
+    if not weights.exists() and train(["fit", *common, *extra]):
         raise SystemExit(f"{run}: training failed")
     if not (run / "metrics.json").exists() and train(
         ["test", *common, "--ckpt_path", str(weights)]

@@ -411,7 +411,7 @@ def test_classes_from_elsewhere_are_refused_until_trusted(tmp_path: Path) -> Non
     path = saved(tmp_path, brightness_checkpoint(f"{__name__}.Brightness", size=16))
     message = refusal(path)
     assert f"names the class {__name__}.Brightness" in message
-    assert f"trust=('{__name__}.',)" in message
+    assert f"--trust {__name__} (in Python trust=('{__name__}.',))" in message
     predictor = load(path, trust=(f"{__name__}.",))
     assert predictor.net.input_size == 16
     assert predictor(photo(9, 9)).map.shape == (9, 9)

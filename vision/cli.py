@@ -33,6 +33,10 @@ def train(argv: Sequence[str] | None = None) -> int:
         run_cli(sys.argv[1:] if argv is None else argv)
     except (ValueError, OSError, MisconfigurationException) as error:
         return _refuse(error)
+    except RuntimeError as error:
+        if "Early stopping conditioned on" not in str(error):  # a misspelt metric is the caller's
+            raise
+        return _refuse(error)
     return OK
 
 
@@ -84,14 +88,21 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report-pictures", type=int, default=500, help="pictures shown in report.html (500)"
     )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of yours whose nets the weights may name; may be given again",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    for name in ("batch_size", "workers", "max_pixels"):
-        value = getattr(arguments, name)
-        if value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+    least = {"batch_size": 1, "workers": 1, "max_pixels": 1, "report_pictures": 0}
+    for name, value in least.items():
+        if (given := getattr(arguments, name)) < value:
+            raise ValueError(f"--{name.replace('_', '-')} {given}: give {value} or more")
     from vision.run.engine import run
     from vision.run.inspect import InspectJob
     from vision.run.sources import find
@@ -99,7 +110,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     find(arguments.input, arguments.out)  # a wrong call is told before seconds of loading
     device = _device(arguments.device)
-    predictor = load(arguments.weights, device=device, false_alarms=arguments.false_alarms)
+    predictor = load(
+        arguments.weights,
+        device=device,
+        false_alarms=arguments.false_alarms,
+        trust=tuple(f"{package}." for package in arguments.trust),
+    )
     job = InspectJob(predictor, report_pictures=arguments.report_pictures)
     summary = run(
         job,

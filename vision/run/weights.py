@@ -164,8 +164,8 @@ def _class(class_path: str, trusted: tuple[str, ...]) -> type[nn.Module]:
         if is_net and f"{cls.__module__}.".startswith(trusted):
             return cls
     raise CheckpointError(
-        f"names the class {class_path}, which is no net of ours; if you know the package, load"
-        f" with trust=('{class_path.split('.')[0]}.',)"
+        f"names the class {class_path}, which is no net of ours; if you know the package, say"
+        f" --trust {class_path.split('.')[0]} (in Python trust=('{class_path.split('.')[0]}.',))"
     )
 
 

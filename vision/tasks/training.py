@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -136,6 +137,9 @@ def run_cli(argv: Sequence[str]) -> CLI:
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    check_flags(argv)
+    # Without it cuBLAS may sum in another order in each run; read when CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     terminal = sys.stderr.isatty()
     progress: list[Callback] = [RichProgressBar()] if terminal else [Lines()]
     return CLI(
@@ -153,6 +157,16 @@ def run_cli(argv: Sequence[str]) -> CLI:
             "num_sanity_val_steps": 0,
         },
     )
+
+
+def check_flags(argv: Sequence[str]) -> None:
+    """ValueError for a `--model` flag beside a checkpoint, whose own net would silently win."""
+    flags = [flag for flag in argv if flag.startswith("--model")]
+    if flags and any(flag.startswith("--ckpt_path") for flag in argv):
+        raise ValueError(
+            f"{flags[0]}: a checkpoint brings its own net and settings; leave the flag out, or"
+            " train anew without --ckpt_path"
+        )
 
 
 def check_checkpoint(path: Path, resume: bool) -> None:
