@@ -23,7 +23,7 @@ from rich.table import Table
 
 import vision
 from data.synthetic import write_mvtec
-from vision.anomaly import EAR, RIAD
+from vision.anomaly import EAR, RIAD, FeatureMemory
 from vision.backbones import Backbone
 
 ROUNDS = 7
@@ -44,8 +44,10 @@ def speed() -> None:
     for preset in ("full", "small", "tiny"):
         plain = EAR(backbone, unet=preset, features="none").eval()
         fused = EAR(backbone, unet=preset).eval()
-        assert fused.memory is not None
-        fused.memory.bank = torch.randn(fused.memory.capacity, fused.memory.dims).half()
+        for memory in fused.memories:
+            assert isinstance(memory, FeatureMemory)
+            memory.bank = torch.randn(memory.capacity, memory.dims).half()
+            memory.spacing = torch.zeros(memory.capacity)
         nets = {"EAR published": plain, "EAR best": fused, "RIAD": RIAD(preset).eval()}
         pictures = {name: torch.rand(1, 3, n.input_size, n.input_size) for name, n in nets.items()}
         times: dict[str, list[float]] = {name: [] for name in nets}

@@ -1,6 +1,6 @@
 """The table of docs/anomaly.md: five detectors on one data set, trained and tested alike.
 
-    python scripts/compare.py FOLDER [--runs runs/compare]
+    python scripts/compare.py FOLDER [--runs runs/compare] [--rows "EAR best" …]
 
 Trains `ear_cpu.yaml` (mosaic and empty hint), `riad_cpu.yaml` and `neighbours.yaml` with seed 0 on
 FOLDER, tests each, and prints a row per detector. A finished run is not repeated. RIAD's training
@@ -37,10 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
     arguments = parser.parse_args()
     titles = ("detector", *COLUMNS, "alarms at 1%", "at 5%", "scoring")
     table = Table(*titles, title=str(arguments.folder))
-    for name, (recipe, extra) in ROWS.items():
+    for name in arguments.rows:
+        recipe, extra = ROWS[name]
         run = arguments.runs / arguments.folder.name / name.replace(" ", "_").replace(",", "")
         results = measured(recipe, extra, arguments.folder, run)
         table.add_row(

@@ -17,25 +17,25 @@ from vision.anomaly.ear import cell_of, excise, mosaic
 
 def ear(**options: Any) -> EAR:
     """A tiny EAR in evaluation mode."""
-    defaults = {"unet": "tiny", "size": 64, "mask_grid": 4, "feature_grid": 4, "capacity": 64}
+    defaults = {"unet": "tiny", "size": 64, "mask_grid": 4, "feature_grids": [4], "capacity": 64}
     torch.manual_seed(1)
     return EAR(tiny_vit(), **{**defaults, **options}).eval()
 
 
 class TestEAR(DetectorContract):
     def make(self) -> Detector:
-        return EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grid=4, capacity=64)
+        return EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grids=(4,), capacity=64)
 
 
 class TestEARWithTwoGrids(DetectorContract):
     def make(self) -> Detector:
-        return EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grid=6, hint="empty")
+        return EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grids=(6,), hint="empty")
 
 
 class TestEARAgainstItsRecovery(DetectorContract):
     def make(self) -> Detector:
         return EAR(
-            tiny_vit(), unet="tiny", size=64, mask_grid=6, feature_grid=4, features="recovery"
+            tiny_vit(), unet="tiny", size=64, mask_grid=6, feature_grids=(4,), features="recovery"
         )
 
 
@@ -152,7 +152,7 @@ def test_unet_of_an_unknown_preset() -> None:
 )
 @torch.no_grad()
 def test_maps_and_passes(features: str, names: set[str], grid: int) -> None:
-    net = ear(features=features, feature_grid=grid)
+    net = ear(features=features, feature_grids=(grid,))
     assert net.input_size == (96 if grid == 6 and features != "none" else 64)
     net.remember([pictures(2)])
     with inputs_of(net.unet) as unet, inputs_of(tiny_vit().net.patch_embed) as vit:
@@ -196,9 +196,9 @@ def test_larger_pictures_give_nothing_but_work() -> None:
 def test_remembered_pictures_are_near_and_others_are_not() -> None:
     net, good = ear(), pictures(3)
     net.remember([good])
-    assert net.memory is not None
-    marks = net.region(good)[:, :, ::16, ::16]  # a pixel per token
-    assert len(net.memory.bank) == marks.sum()  # nothing but what is under the mask
+    (memory,) = net.memories
+    attention = net.backbone.attend(net.backbone.prepare(good, 4))[0]
+    assert len(memory.bank) == net.feature_mask(attention).sum()  # only what is under the mask
     near, far = net.maps(good)["features"], net.maps(pictures(3, seed=5))["features"]
     assert near.max() < 2e-3  # float16
     assert far.max() > 2 * near.max()
@@ -206,7 +206,8 @@ def test_remembered_pictures_are_near_and_others_are_not() -> None:
 
 @torch.no_grad()
 def test_only_the_part_is_scored_by_features() -> None:
-    net = ear(mask=AttentionMask(rule="quantile", keep=0.3, min_tokens=0))
+    mask = AttentionMask(rule="quantile", keep=0.3, min_tokens=0)
+    net = ear(mask=mask, feature_mask=mask)
     net.remember([pictures(1, seed=5)])
     images = pictures(1)
     region, map_ = net.region(images), net.maps(images)["features"]

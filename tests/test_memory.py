@@ -130,6 +130,69 @@ def test_only_what_is_wanted_gets_a_distance(seed: int) -> None:
     assert torch.equal(memory(queries, torch.ones(3, 9, dtype=torch.bool)), memory(queries))
 
 
+# --- distances relative to the spacing of the memory
+
+
+def relative(pictures: Iterable[Tensor], channels: int, capacity: int = 50) -> FeatureMemory:
+    memory = FeatureMemory(channels, capacity, relative=True)
+    memory.fill(pictures)
+    return memory
+
+
+def test_spacing_by_hand() -> None:
+    # Two vectors of the first picture lie on each other, which says nothing of other pictures.
+    memory = relative([numbered(1).repeat(2, 1), 2 + numbered(1), 6 + numbered(1)], 1)
+    half_squares = [(2**2 + 6**2) / 4, (2**2 + 6**2) / 4, (2**2 * 2 + 4**2) / 6]
+    assert memory.spacing.tolist() == pytest.approx([*half_squares, (6**2 * 2 + 4**2) / 6])
+    distances = memory(torch.tensor([[[0.5], [9.0], [20.0]]]))[0].tolist()
+    assert distances == pytest.approx([0, 0, 14**2 / 2 - (6**2 * 2 + 4**2) / 6])
+
+
+def test_one_picture_alone_has_no_spacing() -> None:
+    memory = relative([vectors(9)], 8)
+    assert not memory.spacing.any()
+    plain = filled([vectors(9)], 8, 50)
+    assert torch.equal(memory(vectors(4, seed=1)[None]), plain(vectors(4, seed=1)[None]))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(1, 200), min_size=2, max_size=5), st.integers(4, 400))
+def test_spacing_equals_brute_force(sizes: list[int], capacity: int) -> None:
+    pictures = [vectors(n, seed=i) for i, n in enumerate(sizes)]
+    memory = relative(pictures, 8, capacity)
+    bank = memory.bank.double()
+    apart = (bank[:, None] - bank).square().sum(-1) / 2
+    rounded = [p.half().double() for p in pictures]
+    owner = torch.tensor([[(p == v).all(1).any().item() for p in rounded] for v in bank])
+    owner = owner.float().argmax(1)
+    apart[owner[:, None] == owner] = torch.inf
+    near = apart.sort(dim=1).values[:, :3]
+    wanted = [row[row.isfinite()].mean().nan_to_num(0).item() for row in near]
+    assert memory.spacing.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_whitening_gives_the_components_one_spread() -> None:
+    everything = vectors(90, 6) * torch.linspace(2, 0.2, 6)  # few enough to be all looked at
+    spreads = {}
+    for whiten in (0.0, 0.5, 1.0):
+        memory = FeatureMemory(6, 90, dims=5, whiten=whiten)
+        memory.fill([everything])
+        spreads[whiten] = memory.bank.float().std(0)
+    assert (spreads[1.0] / spreads[1.0].mean() - 1).abs().max() < 0.01
+    torch.testing.assert_close(
+        spreads[0.5] / spreads[0.5][0],
+        (spreads[0.0] / spreads[0.0][0]).sqrt(),
+        atol=2e-3,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("whiten", [-0.1, 1.5])
+def test_an_impossible_whitening(whiten: float) -> None:
+    with pytest.raises(ValueError, match="give a value from 0 to 1"):
+        FeatureMemory(8, whiten=whiten)
+
+
 # --- principal components
 
 
@@ -196,7 +259,7 @@ def test_a_round_trip_keeps_centre_and_basis() -> None:
     target.load_state_dict(source.state_dict())
     for name, tensor in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], tensor), name
-    assert {"bank", "centre", "basis"} == source.state_dict().keys()
+    assert {"bank", "spacing", "centre", "basis"} == source.state_dict().keys()
     queries = vectors(9, 16, seed=1)[None]
     assert torch.equal(target(queries), source(queries))
 

@@ -94,7 +94,7 @@ def test_at_the_threshold_it_is_a_defect() -> None:
 def test_neighbours_and_repetition_change_no_bit(kind: str) -> None:
     torch.manual_seed(1)
     nets: dict[str, Callable[[], Detector]] = {
-        "ear": lambda: EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grid=4),
+        "ear": lambda: EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grids=(4,)),
         "riad": lambda: RIAD(unet="tiny", size=64),
         "neighbours": lambda: FeatureNeighbours(tiny_vit(), grid=4, size=64),
     }
@@ -166,7 +166,7 @@ def class_spec(class_path: str, **init_args: Any) -> dict[str, Any]:
 def ear_checkpoint(vit_file: Path) -> tuple[Checkpoint, AnomalyPredictor]:
     """What `AnomalyTask.save` writes for a small EAR, and the predictor it must become again."""
     backbone = Backbone("vit_tiny_patch16_224", str(vit_file))
-    arguments = {"unet": "tiny", "size": 64, "mask_grid": 4, "feature_grid": 6, "capacity": 30}
+    arguments = {"unet": "tiny", "size": 64, "mask_grid": 4, "feature_grids": [6], "capacity": 30}
     net, scorer = EAR(backbone, **arguments), calibrated("fused")  # type: ignore[arg-type]
     with torch.no_grad():
         net.eval().remember([pictures(2)])
@@ -225,8 +225,7 @@ def test_round_trip(ear_checkpoint: tuple[Checkpoint, AnomalyPredictor], tmp_pat
     assert same(loaded(image), original(image))
     assert isinstance(loaded.net, EAR)
     assert not loaded.net.training
-    assert loaded.net.memory is not None
-    assert len(loaded.net.memory.bank) == 30
+    assert len(loaded.net.memories[0].bank) == 30
     assert len(loaded.fingerprint) == 16
     assert load(str(tmp_path / "model.ckpt")).fingerprint == loaded.fingerprint
 
@@ -328,10 +327,10 @@ def test_tensors_that_do_not_fit_are_refused(
 ) -> None:
     checkpoint, _ = ear_checkpoint
     state = checkpoint["state_dict"]
-    bank = state["net.memory.bank"]
-    state["net.memory.bank"] = bank[:, :7]
-    assert "size mismatch for memory.bank" in refusal(saved(tmp_path, checkpoint))
-    state["net.memory.bank"] = bank
+    bank = state["net.memories.0.bank"]
+    state["net.memories.0.bank"] = bank[:, :7]
+    assert "size mismatch for memories.0.bank" in refusal(saved(tmp_path, checkpoint))
+    state["net.memories.0.bank"] = bank
     del state["net.unet.head.bias"]
     assert 'Missing key(s) in state_dict: "unet.head.bias"' in refusal(saved(tmp_path, checkpoint))
 

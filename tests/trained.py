@@ -21,7 +21,7 @@ def backbone() -> dict[str, Any]:
 
 def ear(**options: Any) -> dict[str, Any]:
     """A tiny EAR."""
-    tiny = {"unet": "tiny", "size": 64, "mask_grid": 4, "feature_grid": 4, "capacity": 256}
+    tiny = {"unet": "tiny", "size": 64, "mask_grid": 4, "feature_grids": [4], "capacity": 256}
     return class_spec("vision.anomaly.EAR", backbone=backbone(), **{**tiny, **options})
 
 

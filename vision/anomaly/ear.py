@@ -12,11 +12,11 @@ pictures (`memory.py`) or of its own recovery.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vision.anomaly.detector import Detector, Recovery
 from vision.anomaly.masking import AttentionMask
@@ -43,10 +43,14 @@ class EAR(Detector):
             (to those of the picture's own recovery, place by place) or `none`.
         size: side in pixels at which the U-Net works and maps are scored.
         mask_grid: tokens a side for the attention.
-        feature_grid: tokens a side for the features; equal grids share one ViT pass.
-        blocks: whose tokens are the features. Only tokens under the mask are remembered and scored:
-            the background of an object is not the part.
-        capacity: vectors in the memory.
+        feature_grids: tokens a side for the features, one or more; their maps are averaged, since
+            what is normal but rare rarely is so at two scales. A grid equal to `mask_grid` shares
+            its ViT pass.
+        feature_mask: which tokens are remembered and scored, since the background of an object is
+            not the part; from the attention on the first of `feature_grids`, which is finer than
+            that of the mask. Default `AttentionMask()`.
+        blocks: whose tokens are the features.
+        capacity: vectors in the memory of each grid.
     """
 
     def __init__(
@@ -59,7 +63,8 @@ class EAR(Detector):
         features: Literal["memory", "recovery", "none"] = "memory",
         size: int = 256,
         mask_grid: int = 16,
-        feature_grid: int = 32,
+        feature_grids: Sequence[int] = (32, 48),
+        feature_mask: AttentionMask | None = None,
         blocks: Sequence[int] = (6,),
         capacity: int = 98_304,
     ) -> None:
@@ -72,55 +77,61 @@ class EAR(Detector):
             raise ValueError(f"cell={cell}: a mosaic cell is a power of two in pixels, say 16")
         self.backbone = backbone
         self.mask = mask or AttentionMask()
+        self.feature_mask = feature_mask or AttentionMask()
         self.unet = UNet(unet)
         if size % self.unet.multiple:
             raise ValueError(
                 f"size={size}: the U-Net needs a multiple of {self.unet.multiple}, say 256"
             )
         self.hint, self.cell, self.features = hint, cell, features
-        self.size, self.mask_grid, self.feature_grid = size, mask_grid, feature_grid
-        self.blocks = tuple(blocks)
-        grid = mask_grid if features == "none" else max(mask_grid, feature_grid)
-        self.input_size = max(size, grid * backbone.patch)
+        self.size, self.mask_grid, self.blocks = size, mask_grid, tuple(blocks)
+        self.feature_grids = () if features == "none" else tuple(feature_grids)
+        if features != "none" and not self.feature_grids:
+            raise ValueError("feature_grids=[]: give one or more, say [32], or features: none")
+        self.input_size = max(size, max(mask_grid, *self.feature_grids, 0) * backbone.patch)
         self.map_names = ("structure",) if features == "none" else ("structure", "features")
-        self.memory: FeatureMemory | None = None
-        if features == "memory":
-            self.memory = FeatureMemory(backbone.width(blocks), capacity)
+        count = len(self.feature_grids) if features == "memory" else 0
+        self.memories = nn.ModuleList(
+            FeatureMemory(backbone.width(blocks), capacity, whiten=0.5, relative=True)
+            for _ in range(count)
+        )
 
     def recover(self, images: Tensor) -> Recovery:
         """B×3×H×W → the U-Net's recovery of the excised pictures, and what it should be."""
-        return self._recover(images, self._mask(images))
+        return self._recover(images, self._look(images).mask)
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """`structure`: MSGMS between picture and recovery; `features`: the second map."""
-        mask, vectors = self._look(images)
-        recovery = self._recover(images, mask)
+        look = self._look(images, self.feature_grids)
+        recovery = self._recover(images, look.mask)
         maps = {"structure": msgms(recovery.recovered, recovery.image)}
-        if vectors is None:
+        if self.features == "none":
             return maps
-        grid = self.feature_grid
-        if self.memory is not None:
-            distances = self.memory(vectors, self._on_features(mask))  # B×N
-        else:
-            again = self._vectors(recovery.recovered.clamp(0, 1))
-            distances = (1 - (vectors * again).sum(-1)) * self._on_features(mask)
-        maps["features"] = self.enlarge(distances.view(-1, 1, grid, grid).clamp_min(0))
+        wide = []
+        for i, grid in enumerate(self.feature_grids):
+            vectors, wanted = look.vectors[i], look.wanted[i]
+            if self.features == "memory":
+                distances = self.memories[i](vectors, wanted)  # B×N
+            else:
+                again = self._vectors(recovery.recovered.clamp(0, 1), grid)
+                distances = (1 - (vectors * again).sum(-1)).clamp_min(0) * wanted
+            wide.append(self.enlarge(distances.view(-1, 1, grid, grid)))
+        maps["features"] = torch.stack(wide).mean(0)
         return maps
 
     def remember(self, batches: Iterable[Tensor]) -> None:
-        """Fill the memory with the attended tokens of all good pictures."""
-        if self.memory is None:
-            return
-
-        def kept(images: Tensor) -> Tensor:
-            mask, vectors = self._look(images)
-            assert vectors is not None
-            return vectors[self._on_features(mask)]
-
-        self.memory.fill(kept(images) for images in batches)
+        """Fill the memories with the attended tokens of all good pictures."""
+        memories = [m for m in self.memories if isinstance(m, FeatureMemory)]
+        for images in batches if memories else ():
+            look = self._look(images, self.feature_grids)
+            for memory, vectors, wanted in zip(memories, look.vectors, look.wanted, strict=True):
+                for picture, kept in zip(vectors, wanted, strict=True):
+                    memory.add(picture[kept])
+        for memory in memories:
+            memory.settle()
 
     def region(self, images: Tensor) -> Tensor:
-        return F.interpolate(self._mask(images), images.shape[-2:], mode="nearest")
+        return F.interpolate(self._look(images).mask, images.shape[-2:], mode="nearest")
 
     def _recover(self, images: Tensor, mask: Tensor) -> Recovery:
         image = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
@@ -128,28 +139,38 @@ class EAR(Detector):
         return Recovery(self.unet(excised), image)
 
     @torch.no_grad()
-    def _mask(self, images: Tensor) -> Tensor:
-        """B×1×g×g mask on the grid of attention."""
-        return self.mask(self.backbone.attend(self.backbone.prepare(images, self.mask_grid))[0])
+    def _look(self, images: Tensor, grids: Sequence[int] = ()) -> _Look:
+        """All that the ViT says of the pictures, a pass for each different grid."""
+        passes = {
+            grid: self.backbone.attend(
+                self.backbone.prepare(images, grid), blocks=self.blocks if grid in grids else ()
+            )
+            for grid in {self.mask_grid, *grids[:1]}
+        }
+        mask = self.mask(passes[self.mask_grid][0])
+        if not grids:
+            return _Look(mask, [], [])
+        vectors = [
+            unit_vectors(passes[grid][1]) if grid in passes else self._vectors(images, grid)
+            for grid in grids
+        ]
+        part = self.feature_mask(passes[grids[0]][0])
+        return _Look(mask, vectors, [on_grid(part, grid) for grid in grids])
 
-    def _look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mask, and the features B×N×C unless there is no second map."""
-        if self.features == "none":
-            return self._mask(images), None
-        if self.feature_grid != self.mask_grid:
-            return self._mask(images), self._vectors(images)
-        prepared = self.backbone.prepare(images, self.mask_grid)
-        attention, features = self.backbone.attend(prepared, blocks=self.blocks)
-        return self.mask(attention), unit_vectors(features)
+    def _vectors(self, images: Tensor, grid: int) -> Tensor:
+        """B×N×C unit vectors of the tokens."""
+        return unit_vectors(self.backbone.pyramid(self.backbone.prepare(images, grid), self.blocks))
 
-    def _on_features(self, mask: Tensor) -> Tensor:
-        """B×1×g×g mask → B×N bool on the grid of features."""
-        wide = F.interpolate(mask, (self.feature_grid, self.feature_grid), mode="nearest")
-        return wide.flatten(1).bool()
 
-    def _vectors(self, images: Tensor) -> Tensor:
-        prepared = self.backbone.prepare(images, self.feature_grid)
-        return unit_vectors(self.backbone.pyramid(prepared, self.blocks))
+class _Look(NamedTuple):
+    mask: Tensor  # B×1×g×g: what to excise
+    vectors: list[Tensor]  # B×N×C unit vectors of each grid
+    wanted: list[Tensor]  # B×N bool: which of them lie on the part
+
+
+def on_grid(mask: Tensor, grid: int) -> Tensor:
+    """B×1×h×w mask → B×(grid²) bool, each token that of the place it lies in."""
+    return F.interpolate(mask, (grid, grid), mode="nearest").flatten(1).bool()
 
 
 def excise(

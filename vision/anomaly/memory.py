@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from vision.anomaly.detector import Detector
@@ -31,56 +33,78 @@ class FeatureMemory(nn.Module):
         capacity: vectors kept.
         seed: of the draw.
         dims: principal components kept; no more than `channels` are.
+        whiten: 0 keeps the components as they are, 1 gives all of them the same spread, and what
+            lies between goes part of the way.
+        relative: a distance is less the spacing of its neighbour, which is the mean distance of
+            that to the nearest three vectors of other pictures. Where good parts differ much from
+            each other (a thread, a highlight), a part may differ from them as much and be good.
     """
 
     bank: Tensor
+    spacing: Tensor
     centre: Tensor
     basis: Tensor
 
     def __init__(
-        self, channels: int, capacity: int = 98_304, seed: int = 0, dims: int = 128
+        self,
+        channels: int,
+        capacity: int = 98_304,
+        seed: int = 0,
+        dims: int = 128,
+        whiten: float = 0.0,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         if capacity < 1 or dims < 1:
             raise ValueError(
                 f"capacity={capacity}, dims={dims}: the memory must hold something; give 1 or more"
             )
+        if not 0 <= whiten <= 1:
+            raise ValueError(f"whiten={whiten}: give a value from 0 to 1")
         self.channels, self.capacity, self.seed = channels, capacity, seed
-        self.dims = min(dims, channels)
+        self.dims, self.whiten, self.relative = min(dims, channels), whiten, relative
         self.register_buffer("bank", torch.zeros(0, self.dims, dtype=torch.float16))
+        self.register_buffer("spacing", torch.zeros(0))
         self.register_buffer("centre", torch.zeros(channels))
         self.register_buffer("basis", torch.eye(channels, self.dims))
+        self._draw: _Draw | None = None
 
-    def fill(self, batches: Iterable[Tensor]) -> None:
-        """Draw the memory from batches of N×C unit vectors, in one pass and bounded space.
+    def fill(self, pictures: Iterable[Tensor]) -> None:
+        """`add` each picture's vectors, then `settle`."""
+        for vectors in pictures:
+            self.add(vectors)
+        self.settle()
 
-        Every vector gets a random key, and those with the smallest keys stay (reservoir sampling),
-        so the draw is uniform whatever the number of batches.
+    def add(self, vectors: Tensor) -> None:
+        """Offer the N×C unit vectors of one picture; the first after `settle` begins anew."""
+        self._draw = self._draw or _Draw(self.capacity, self.seed)
+        self._draw.add(vectors)
+
+    def settle(self) -> None:
+        """Turn what was drawn from the pictures into the memory.
 
         Raises:
             ValueError: no vector came.
         """
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.zeros(0, self.channels, dtype=torch.float16, device=self.bank.device)
-        keys = torch.zeros(0)
-        for vectors in batches:
-            keys = torch.cat([keys, torch.rand(len(vectors), generator=generator)])
-            drawn = torch.cat([drawn, vectors.to(drawn)])
-            if len(keys) > self.capacity:
-                keys, kept = keys.topk(self.capacity, largest=False, sorted=False)
-                drawn = drawn[kept.to(drawn.device)]
+        drawn, owner = self._draw.result() if self._draw else (torch.zeros(0), torch.zeros(0))
+        self._draw = None
         if not len(drawn):
             raise ValueError("the feature memory saw no good picture; give at least one")
-        if self.dims < self.channels:
+        if self.dims < self.channels or self.whiten:
             few = drawn[:: max(1, len(drawn) // (16 * self.channels))].cpu().double()
             centre = few.mean(0)
             self.centre.copy_(centre)
-            spread = (few - centre).T @ (few - centre)  # C×C
-            self.basis.copy_(torch.linalg.eigh(spread).eigenvectors.flip(1)[:, : self.dims])
+            found = torch.linalg.eigh((few - centre).T @ (few - centre))  # C×C, ascending
+            variance = found.eigenvalues.flip(0)[: self.dims].clamp_min(1e-12)
+            scale = (variance / variance.mean()).clamp_min(1e-4) ** (-self.whiten / 2)
+            self.basis.copy_(found.eigenvectors.flip(1)[:, : self.dims] * scale)
         self.bank = torch.cat([self._project(part) for part in drawn.split(8192)]).half()
+        self.spacing = torch.zeros(len(self.bank), device=self.bank.device)
+        if self.relative:
+            self._measure_spacing(owner)
 
     def forward(self, vectors: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """B×N×C unit vectors → B×N distances to the nearest normal vector, 0 where not `wanted`.
+        """B×N×C unit vectors → B×N distances ≥ 0 to the nearest normal one, 0 where not `wanted`.
 
         The distance is half the squared Euclidean one, which for unit vectors of full length is
         1 − cosine. One product per picture, in float32: half precision rounds exactly where the
@@ -100,14 +124,35 @@ class FeatureMemory(nn.Module):
             for row, picture, chosen in zip(distances, vectors, wanted, strict=True):
                 own = self._project(picture[chosen])
                 # In parts, since all tokens against all vectors would take 400 MB.
-                nearest = torch.cat(
-                    [
-                        torch.addmm(lengths, part, bank.T, alpha=-2).amin(1)
-                        for part in own.split(128)
-                    ]
-                )
-                row[chosen] = (own.square().sum(1) + nearest).clamp_min(0) / 2
+                parts = [
+                    torch.addmm(lengths, part, bank.T, alpha=-2).min(1) for part in own.split(128)
+                ]
+                nearest = torch.cat([part.values for part in parts]) + own.square().sum(1)
+                spacing = self.spacing[torch.cat([part.indices for part in parts])]
+                row[chosen] = (nearest.clamp_min(0) / 2 - spacing).clamp_min(0)
         return distances
+
+    def _measure_spacing(self, owner: Tensor) -> None:
+        """Mean distance of each vector to the nearest three of other pictures; 0 without any."""
+        bank = self.bank.float()
+        lengths = bank.square().sum(1)
+        console = Console(stderr=True)
+        steps = track(
+            range(0, len(bank), 256),
+            "comparing good parts",
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        with torch.autocast(bank.device.type, enabled=False):
+            for first in steps:
+                part = slice(first, first + 256)
+                apart = torch.addmm(lengths, bank[part], bank.T, alpha=-2)
+                apart.masked_fill_(owner[part, None] == owner, torch.inf)
+                near = apart.topk(min(3, len(bank)), dim=1, largest=False).values
+                near = (near + lengths[part, None]).clamp_min(0) / 2
+                there = near.isfinite()
+                self.spacing[part] = near.where(there, 0).sum(1) / there.sum(1).clamp_min(1)
 
     def _project(self, vectors: Tensor) -> Tensor:
         return (vectors.float() - self.centre) @ self.basis
@@ -115,7 +160,44 @@ class FeatureMemory(nn.Module):
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: object) -> None:
         if f"{prefix}bank" in state:  # the number of vectors is data, not architecture
             self.bank = self.bank.new_empty(len(state[f"{prefix}bank"]), self.dims)
+            self.spacing = self.spacing.new_empty(len(self.bank))
         super()._load_from_state_dict(state, prefix, *args)
+
+
+class _Draw:
+    """A uniform draw of at most `capacity` vectors from a stream, in bounded space.
+
+    Every vector gets a random key, and those with the smallest keys stay (reservoir sampling), so
+    the draw is uniform, and the same however the stream is cut into pictures.
+    """
+
+    def __init__(self, capacity: int, seed: int) -> None:
+        self.capacity, self.pictures, self.waiting = capacity, 0, 0
+        self.generator = torch.Generator().manual_seed(seed)
+        self.vectors: list[Tensor] = []  # N×C each
+        self.keys: list[Tensor] = []
+        self.owners: list[Tensor] = []  # the number of the picture
+
+    def add(self, vectors: Tensor) -> None:
+        self.vectors.append(vectors.half())
+        self.keys.append(torch.rand(len(vectors), generator=self.generator))
+        self.owners.append(torch.full((len(vectors),), self.pictures))
+        self.pictures += 1
+        self.waiting += len(vectors)
+        if self.waiting > self.capacity // 4 + 1:  # not after every picture: it copies everything
+            self._thin()
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """The vectors N×C and their owners N, on the device of the vectors."""
+        self._thin()
+        return self.vectors[0], self.owners[0].to(self.vectors[0].device)
+
+    def _thin(self) -> None:
+        vectors, keys, owners = (torch.cat(x) for x in (self.vectors, self.keys, self.owners))
+        if len(keys) > self.capacity:
+            kept = keys.topk(self.capacity, largest=False).indices.sort().values
+            vectors, keys, owners = vectors[kept.to(vectors.device)], keys[kept], owners[kept]
+        self.vectors, self.keys, self.owners, self.waiting = [vectors], [keys], [owners], 0
 
 
 class FeatureNeighbours(Detector):
@@ -155,7 +237,7 @@ class FeatureNeighbours(Detector):
         return {"features": self.enlarge(distances.view(len(images), 1, self.grid, self.grid))}
 
     def remember(self, batches: Iterable[Tensor]) -> None:
-        self.memory.fill(self._kept(images) for images in batches)
+        self.memory.fill(vectors for images in batches for vectors in self._kept(images))
 
     def region(self, images: Tensor) -> Tensor:
         attention, _ = self._look(images)
@@ -163,9 +245,11 @@ class FeatureNeighbours(Detector):
         grid = seen.view(-1, 1, self.grid, self.grid)
         return F.interpolate(grid, images.shape[-2:], mode="nearest")
 
-    def _kept(self, images: Tensor) -> Tensor:
+    def _kept(self, images: Tensor) -> list[Tensor]:
+        """The attended vectors N×C of each picture."""
         attention, vectors = self._look(images)
-        return vectors[attended(attention, self.grid, self.gate)]
+        wanted = attended(attention, self.grid, self.gate)
+        return [v[w] for v, w in zip(vectors, wanted, strict=True)]
 
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         prepared = self.backbone.prepare(images, self.grid)

@@ -26,7 +26,9 @@ from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
 from vision.tasks.results import save_results
 
-PAINTED = 3  # defects painted on every held-out picture, to choose a scoring by
+# Pictures with a painted defect, to choose a scoring by: at most three of each held-out picture,
+# and about this many in all, since each costs an inspection.
+PAINTED = 192
 MODEL_FILE = "model.ckpt"
 
 
@@ -171,8 +173,9 @@ class AnomalyTask(LightningModule):
     def _compare(self, good: dict[str, Tensor], held_out: list[dict[str, Any]]) -> dict[str, float]:
         """Image AUROC of each scoring: the held-out pictures against the same, painted."""
         bad: dict[str, list[Tensor]] = {choice: [] for choice in good}
+        copies = min(3, max(1, PAINTED // len(good[self.choices[0]])))
         for batch in self._told(held_out, "choosing the scoring"):
-            for images in self._painted(batch):
+            for images in self._painted(batch, copies):
                 maps = self._smoothed(images)
                 for choice, scores in bad.items():
                     scores.append(self.scorer.fuse(maps, choice).flatten(1).amax(1))
@@ -183,10 +186,10 @@ class AnomalyTask(LightningModule):
             aurocs[choice] = image_auroc(torch.cat(both).numpy(), labels)
         return aurocs
 
-    def _painted(self, batch: dict[str, Any]) -> Iterator[Tensor]:
+    def _painted(self, batch: dict[str, Any], copies: int) -> Iterator[Tensor]:
         """The batch's pictures with a defect each, inside what the net takes for the part."""
         regions = self.net.region(batch["image"].to(self.device)).cpu().numpy() > 0.5
-        for copy in range(PAINTED):
+        for copy in range(copies):
             pictures = []
             for image, region, index in zip(batch["image"], regions, batch["index"], strict=True):
                 rgb = (image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
