@@ -25,9 +25,9 @@ class Scorer(nn.Module):
     Each raw map is smoothed, and put on the scale of good pictures: z = (map − μ) / σ with μ and σ
     of the image maxima over held-out good pictures. The fused map is the mean of the z of the
     chosen components. The image score is its maximum. A raw value r becomes
-    0.5 + 0.5·u/(1 + |u|) with u = (r − threshold)/max(threshold, 1): monotone, 0.5 at the
-    threshold, 0.25 for the average good picture where the threshold is a spread or more above it,
-    and slow to saturate: scores hundreds of spreads away are still told apart.
+    0.5 + 0.5·u/(1 + |u|) with u = (r − threshold)/unit: monotone, 0.5 at the threshold, and slow to
+    saturate: scores hundreds of spreads away are still told apart. The unit is the threshold for
+    one false alarm in a hundred, at least a spread, so the average good picture has about 0.25.
 
     Args:
         scoring: `published` (MSGMS alone), `features`, `fused`, or `best`: whichever of them tells
@@ -41,6 +41,7 @@ class Scorer(nn.Module):
     level: Tensor
     spread: Tensor
     threshold: Tensor
+    unit: Tensor
     good: Tensor
 
     def __init__(
@@ -62,6 +63,7 @@ class Scorer(nn.Module):
         self.register_buffer("level", torch.zeros(2))  # μ of structure, features
         self.register_buffer("spread", torch.ones(2))  # σ
         self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("unit", torch.ones(()))
         # Raw scores of the held-out good pictures, so that another rate needs no new training.
         self.register_buffer("good", torch.zeros(0))
 
@@ -110,17 +112,18 @@ class Scorer(nn.Module):
         self.threshold.copy_(self._threshold_for(rate))
 
     def _squash(self, distance: Tensor) -> Tensor:
-        ratio = distance / self.threshold.clamp_min(1)
+        ratio = distance / self.unit
         return 0.5 + 0.5 * ratio / (1 + ratio.abs())
 
     def _threshold_for(self, rate: float) -> Tensor:
         """Just above the rate's threshold, so a held-out picture exactly at it is still good.
 
-        Near zero the next float is so close that squashing would round the picture up to 0.5.
+        Where that is small beside the unit, the next float is so close that squashing would round
+        the picture up to 0.5.
         """
         exact = torch.tensor(alarm_threshold(self.good.tolist(), rate))
-        above = torch.nextafter(exact, torch.tensor(torch.inf))
-        return above.maximum(exact + 2 * torch.finfo(exact.dtype).eps).to(self.good)
+        above = torch.nextafter(exact, torch.tensor(torch.inf)).to(self.good)
+        return above.maximum(exact.to(self.good) + 2 * torch.finfo(exact.dtype).eps * self.unit)
 
     def set_scale(self, peaks: dict[str, Tensor]) -> None:
         """Take μ and σ from the image maxima (one vector per map) of held-out good pictures."""
@@ -133,6 +136,7 @@ class Scorer(nn.Module):
         """Fix the scoring, and the threshold from the raw scores of held-out good pictures."""
         self.chosen.fill_(list(COMPONENTS).index(choice))
         self.good = good.detach().to(self.threshold).sort().values
+        self.unit.fill_(max(alarm_threshold(self.good.tolist(), 0.01), 1.0))
         self.allow(self.false_alarms)
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: object) -> None:
