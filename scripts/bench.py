@@ -44,7 +44,8 @@ def speed() -> None:
     for preset in ("full", "small", "tiny"):
         plain = EAR(backbone, unet=preset, features="none").eval()
         fused = EAR(backbone, unet=preset).eval()
-        for memory in fused.memories:
+        assert fused.neighbours is not None
+        for memory in fused.neighbours.memories:
             assert isinstance(memory, FeatureMemory)
             memory.bank = torch.randn(memory.capacity, memory.dims).half()
             memory.spacing = torch.zeros(memory.capacity)

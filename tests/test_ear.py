@@ -159,8 +159,8 @@ def test_maps_and_passes(features: str, names: set[str], grid: int) -> None:
         maps = net.maps(pictures(2))
     assert maps.keys() == names
     assert len(unet) == 1
-    # Equal grids share the pass; the recovery is looked at once more.
-    assert len(vit) == 1 + (features != "none" and grid != 4) + (features == "recovery")
+    # One for the mask, one for the features; the recovery is looked at once more.
+    assert len(vit) == 1 + (features != "none") + (features == "recovery")
 
 
 @pytest.mark.parametrize("hint", ["mosaic", "empty"])
@@ -196,9 +196,9 @@ def test_larger_pictures_give_nothing_but_work() -> None:
 def test_remembered_pictures_are_near_and_others_are_not() -> None:
     net, good = ear(), pictures(3)
     net.remember([good])
-    (memory,) = net.memories
-    attention = net.backbone.attend(net.backbone.prepare(good, 4))[0]
-    assert len(memory.bank) == net.feature_mask(attention).sum()  # only what is under the mask
+    assert net.neighbours is not None
+    marks = net.neighbours.region(good)[:, :, ::16, ::16]  # a pixel per token
+    assert len(net.neighbours.memories[0].bank) == marks.sum()  # only what is under the mask
     near, far = net.maps(good)["features"], net.maps(pictures(3, seed=5))["features"]
     assert near.max() < 2e-3  # float16
     assert far.max() > 2 * near.max()

@@ -1,24 +1,16 @@
-"""The memory of normal features: a bounded uniform draw, exact distances; and its detector."""
+"""The memory of normal features: a bounded uniform draw, exact distances."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vision.anomaly import Detector, FeatureMemory, FeatureNeighbours
-from vision.anomaly.memory import attended, unit_vectors
-
-
-class TestNeighbours(DetectorContract):
-    def make(self) -> Detector:
-        return FeatureNeighbours(tiny_vit(), grid=4, blocks=(6, -1), gate=0.5, capacity=20, size=64)
+from vision.anomaly import FeatureMemory
 
 
 def vectors(count: int, channels: int = 8, seed: int = 0) -> Tensor:
@@ -284,86 +276,3 @@ def test_an_empty_memory_has_no_distances() -> None:
         FeatureMemory(8, 0)
     with pytest.raises(ValueError, match="capacity=9, dims=0: the memory must hold"):
         FeatureMemory(8, 9, dims=0)
-
-
-# --- features and gate
-
-
-def test_unit_vectors_give_each_block_the_same_say() -> None:
-    loud, quiet = 100 * torch.randn(2, 5, 3, 3), torch.randn(2, 7, 3, 3)
-    joined = unit_vectors([loud, quiet])
-    assert joined.shape == (2, 9, 12)
-    halves = (joined[..., :5].norm(dim=-1), joined[..., 5:].norm(dim=-1))
-    for half in halves:
-        torch.testing.assert_close(half, torch.full((2, 9), 0.5**0.5))
-    torch.testing.assert_close(joined[1, 5, :5], F.normalize(loud[1, :, 1, 2], dim=0) / 2**0.5)
-
-
-@pytest.mark.parametrize(("share", "count"), [(1.0, 16), (0.5, 8), (0.2, 3), (0.0, 1)])
-def test_attended_keeps_a_share(share: float, count: int) -> None:
-    attention = torch.rand(2, 3, 4, 4)
-    seen = attended(attention, 4, share)
-    assert seen.sum(1).tolist() == [count, count]
-    mean = attention.mean(1).flatten(1)
-    assert mean[seen].view(2, -1).amin(1).ge(mean.masked_fill(seen, 0).amax(1)).all()
-    assert attended(attention, 8, share).shape == (2, 64)
-
-
-# --- the detector
-
-
-@torch.no_grad()
-def test_remembered_pictures_are_near_and_others_are_not() -> None:
-    net, good = FeatureNeighbours(tiny_vit(), grid=4, gate=1, size=64), pictures(3)
-    net.remember([good[:2], good[2:]])
-    assert len(net.memory.bank) == 3 * 16
-    assert not net.learns
-    near, far = net.maps(good)["features"], net.maps(pictures(3, seed=5))["features"]
-    assert near.max() < 2e-3  # float16
-    assert far.max() > 2 * near.max()
-
-
-@torch.no_grad()
-def test_one_vit_pass_and_only_the_gate_counts() -> None:
-    net = FeatureNeighbours(tiny_vit(), grid=4, gate=0.25, size=64)
-    net.remember([pictures(1, seed=5)])
-    assert len(net.memory.bank) == 4
-    images = pictures(1)
-    with inputs_of(tiny_vit().net.patch_embed) as passes:
-        map_ = net.maps(images)["features"]
-    assert len(passes) == 1
-    region = net.region(images)
-    assert region.mean() == 0.25
-    reach = F.max_pool2d(region, 17, stride=1, padding=8)  # enlarging spreads half a token
-    assert not map_[reach == 0].any()
-    assert map_[region == 1].max() > 0
-
-
-@torch.no_grad()
-def test_larger_pictures_give_nothing_but_work() -> None:
-    net, large = FeatureNeighbours(tiny_vit(), grid=4, size=64), pictures(2, 160)
-    net.remember([pictures(2)])
-    assert net.input_size == 64
-    resized = F.interpolate(large, (64, 64), mode="bilinear", antialias=True)
-    assert_equal(net.maps(large), net.maps(resized))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"gate": 0.0}, r"gate=0.0: give a share of the tokens in \(0, 1\]"),
-        ({"gate": -0.5}, "gate=-0.5: give a share"),
-        ({"gate": 1.01}, "gate=1.01: give a share"),
-        ({"gate": float("nan")}, "gate=nan: give a share"),
-        ({"blocks": (12,)}, "vit_tiny_patch16_224 has 12 blocks; 12 is none of them"),
-        ({"blocks": (6, -13)}, "has 12 blocks; -13 is none of them"),
-    ],
-)
-def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FeatureNeighbours(tiny_vit(), **options)
-
-
-def test_an_empty_detector() -> None:
-    with pytest.raises(ValueError, match="memory is empty"):
-        FeatureNeighbours(tiny_vit(), grid=4, size=64).maps(pictures(1))

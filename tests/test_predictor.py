@@ -96,7 +96,7 @@ def test_neighbours_and_repetition_change_no_bit(kind: str) -> None:
     nets: dict[str, Callable[[], Detector]] = {
         "ear": lambda: EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grids=(4,)),
         "riad": lambda: RIAD(unet="tiny", size=64),
-        "neighbours": lambda: FeatureNeighbours(tiny_vit(), grid=4, size=64),
+        "neighbours": lambda: FeatureNeighbours(tiny_vit(), grids=[4], size=64),
     }
     net = nets[kind]()
     net.remember([pictures(2)])
@@ -225,7 +225,7 @@ def test_round_trip(ear_checkpoint: tuple[Checkpoint, AnomalyPredictor], tmp_pat
     assert same(loaded(image), original(image))
     assert isinstance(loaded.net, EAR)
     assert not loaded.net.training
-    assert len(loaded.net.memories[0].bank) == 30
+    assert len(loaded.net.neighbours.memories[0].bank) == 30
     assert len(loaded.fingerprint) == 16
     assert load(str(tmp_path / "model.ckpt")).fingerprint == loaded.fingerprint
 
@@ -327,10 +327,10 @@ def test_tensors_that_do_not_fit_are_refused(
 ) -> None:
     checkpoint, _ = ear_checkpoint
     state = checkpoint["state_dict"]
-    bank = state["net.memories.0.bank"]
-    state["net.memories.0.bank"] = bank[:, :7]
-    assert "size mismatch for memories.0.bank" in refusal(saved(tmp_path, checkpoint))
-    state["net.memories.0.bank"] = bank
+    bank = state["net.neighbours.memories.0.bank"]
+    state["net.neighbours.memories.0.bank"] = bank[:, :7]
+    assert "size mismatch for neighbours.memories.0.bank" in refusal(saved(tmp_path, checkpoint))
+    state["net.neighbours.memories.0.bank"] = bank
     del state["net.unet.head.bias"]
     assert 'Missing key(s) in state_dict: "unet.head.bias"' in refusal(saved(tmp_path, checkpoint))
 

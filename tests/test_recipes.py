@@ -18,7 +18,7 @@ import vision
 from vision.tasks import AnomalyData, AnomalyTask
 
 RECIPES = sorted(vision.configs().rglob("*.yaml"))
-SMALL = {"size": 64, "grid": 4, "mask_grid": 4, "unet": "tiny", "capacity": 256}
+SMALL = {"size": 64, "mask_grid": 4, "unet": "tiny", "capacity": 256}
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 
@@ -43,11 +43,10 @@ def shrink(recipe: dict[str, Any], root: Path) -> dict[str, Any]:
     module, _, name = net["class_path"].rpartition(".")
     known = signatures.signature(getattr(import_module(module), name)).parameters
     own = net.setdefault("init_args", {})
-    if "feature_grids" in known:
-        whole = own.get("mask_grid", known["mask_grid"].default)
-        grids = own.get("feature_grids", known["feature_grids"].default)
-        # A grid equal to the mask's shares a pass of the ViT, and shall still do so.
-        own["feature_grids"] = [4 if g == whole else 6 + 2 * i for i, g in enumerate(grids)]
+    for name in ("grids", "feature_grids"):  # as many of them as the recipe has
+        if name in known:
+            grids = own.get(name, known[name].default)
+            own[name] = [4 + 2 * i for i in range(len(grids))]
     own |= {key: value for key, value in SMALL.items() if key in known}
     recipe["data"] |= {"root": str(root), "batch_size": 2, "workers": 0, "held_out": 0.4}
     recipe["trainer"] |= {"max_steps": 1, "accelerator": "cpu"}

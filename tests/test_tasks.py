@@ -235,15 +235,13 @@ def test_a_scoring_that_the_net_cannot_give(
 def test_neighbours_need_no_training(
     flags: tuple[object, ...], parts: Path, tmp_path: Path
 ) -> None:
-    net = class_spec(
-        "vision.anomaly.FeatureNeighbours", backbone=backbone(), grid=4, size=64, gate=0.5
-    )
+    net = class_spec("vision.anomaly.FeatureNeighbours", backbone=backbone(), grids=[4], size=64)
     recipe = write_recipe(tmp_path / "nn.yaml", parts, net)
     assert fit(recipe, *flags, run=tmp_path / "runs") == 0
     run = tmp_path / "runs" / "nn" / "001"
     predictor = vision.load(run / "model.ckpt")
     assert isinstance(predictor.net, FeatureNeighbours)
-    assert len(predictor.net.memory.bank) == 6 * 8  # pictures × attended tokens
+    assert len(predictor.net.memories[0].bank) == 6 * 3  # pictures × attended tokens
     assert predictor.scorer.choice == "features"
     call = ("--config", recipe, "--ckpt_path", run / "model.ckpt")
     assert status(train, "test", *call, "--trainer.default_root_dir", run) == 0

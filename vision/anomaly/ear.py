@@ -6,21 +6,21 @@ emptied but mosaicked, as a hint; a plain U-Net (`unet.py`) recovers the picture
 recovery differ in structure, the part is suspect. One ViT pass and one U-Net pass per picture.
 
 Beyond the paper: a second map, the distance of the picture's ViT features to those of good
-pictures (`memory.py`) or of its own recovery.
+pictures (`neighbours.py`) or of its own recovery.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vision.anomaly.detector import Detector, Recovery
 from vision.anomaly.masking import AttentionMask
-from vision.anomaly.memory import FeatureMemory, unit_vectors
+from vision.anomaly.neighbours import FeatureNeighbours
 from vision.anomaly.unet import UNet
 from vision.backbones import Backbone
 from vision.losses import msgms
@@ -43,14 +43,9 @@ class EAR(Detector):
             (to those of the picture's own recovery, place by place) or `none`.
         size: side in pixels at which the U-Net works and maps are scored.
         mask_grid: tokens a side for the attention.
-        feature_grids: tokens a side for the features, one or more; their maps are averaged, since
-            what is normal but rare rarely is so at two scales. A grid equal to `mask_grid` shares
-            its ViT pass.
-        feature_mask: which tokens are remembered and scored, since the background of an object is
-            not the part; from the attention on the first of `feature_grids`, which is finer than
-            that of the mask. Default `AttentionMask()`.
-        blocks: whose tokens are the features.
-        capacity: vectors in the memory of each grid.
+        feature_grids, feature_mask, blocks, capacity: as `grids`, `gate`, `blocks` and `capacity`
+            of `FeatureNeighbours`. By default the gate is the rule of the mask, on attention of a
+            finer grid.
     """
 
     def __init__(
@@ -77,100 +72,57 @@ class EAR(Detector):
             raise ValueError(f"cell={cell}: a mosaic cell is a power of two in pixels, say 16")
         self.backbone = backbone
         self.mask = mask or AttentionMask()
-        self.feature_mask = feature_mask or AttentionMask()
         self.unet = UNet(unet)
         if size % self.unet.multiple:
             raise ValueError(
                 f"size={size}: the U-Net needs a multiple of {self.unet.multiple}, say 256"
             )
         self.hint, self.cell, self.features = hint, cell, features
-        self.size, self.mask_grid, self.blocks = size, mask_grid, tuple(blocks)
-        self.feature_grids = () if features == "none" else tuple(feature_grids)
-        if features != "none" and not self.feature_grids:
-            raise ValueError("feature_grids=[]: give one or more, say [32], or features: none")
-        self.input_size = max(size, max(mask_grid, *self.feature_grids, 0) * backbone.patch)
-        self.map_names = ("structure",) if features == "none" else ("structure", "features")
-        count = len(self.feature_grids) if features == "memory" else 0
-        self.memories = nn.ModuleList(
-            FeatureMemory(backbone.width(blocks), capacity, whiten=0.5, relative=True)
-            for _ in range(count)
-        )
+        self.size, self.mask_grid = size, mask_grid
+        self.input_size, self.map_names = max(size, mask_grid * backbone.patch), ("structure",)
+        self.neighbours: FeatureNeighbours | None = None
+        if features != "none":
+            self.neighbours = FeatureNeighbours(
+                backbone,
+                feature_grids,
+                blocks,
+                feature_mask or AttentionMask(),
+                capacity,
+                size,
+                whiten=0.5,
+                relative=True,
+            )
+            self.input_size = max(self.input_size, self.neighbours.input_size)
+            self.map_names = ("structure", "features")
 
     def recover(self, images: Tensor) -> Recovery:
         """B×3×H×W → the U-Net's recovery of the excised pictures, and what it should be."""
-        return self._recover(images, self._look(images).mask)
+        image = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        excised = excise(image, self._mask(images), self.hint, self.cell)
+        return Recovery(self.unet(excised), image)
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """`structure`: MSGMS between picture and recovery; `features`: the second map."""
-        look = self._look(images, self.feature_grids)
-        recovery = self._recover(images, look.mask)
+        recovery = self.recover(images)
         maps = {"structure": msgms(recovery.recovered, recovery.image)}
-        if self.features == "none":
-            return maps
-        wide = []
-        for i, grid in enumerate(self.feature_grids):
-            vectors, wanted = look.vectors[i], look.wanted[i]
-            if self.features == "memory":
-                distances = self.memories[i](vectors, wanted)  # B×N
-            else:
-                again = self._vectors(recovery.recovered.clamp(0, 1), grid)
-                distances = (1 - (vectors * again).sum(-1)).clamp_min(0) * wanted
-            wide.append(self.enlarge(distances.view(-1, 1, grid, grid)))
-        maps["features"] = torch.stack(wide).mean(0)
+        if self.neighbours and self.features == "memory":
+            maps |= self.neighbours.maps(images)
+        elif self.neighbours:
+            again = recovery.recovered.clamp(0, 1)
+            maps["features"] = self.neighbours.compare(images, again)
         return maps
 
     def remember(self, batches: Iterable[Tensor]) -> None:
-        """Fill the memories with the attended tokens of all good pictures."""
-        memories = [m for m in self.memories if isinstance(m, FeatureMemory)]
-        for images in batches if memories else ():
-            look = self._look(images, self.feature_grids)
-            for memory, vectors, wanted in zip(memories, look.vectors, look.wanted, strict=True):
-                for picture, kept in zip(vectors, wanted, strict=True):
-                    memory.add(picture[kept])
-        for memory in memories:
-            memory.settle()
+        if self.neighbours and self.features == "memory":
+            self.neighbours.remember(batches)
 
     def region(self, images: Tensor) -> Tensor:
-        return F.interpolate(self._look(images).mask, images.shape[-2:], mode="nearest")
-
-    def _recover(self, images: Tensor, mask: Tensor) -> Recovery:
-        image = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        excised = excise(image, mask, self.hint, self.cell)
-        return Recovery(self.unet(excised), image)
+        return F.interpolate(self._mask(images), images.shape[-2:], mode="nearest")
 
     @torch.no_grad()
-    def _look(self, images: Tensor, grids: Sequence[int] = ()) -> _Look:
-        """All that the ViT says of the pictures, a pass for each different grid."""
-        passes = {
-            grid: self.backbone.attend(
-                self.backbone.prepare(images, grid), blocks=self.blocks if grid in grids else ()
-            )
-            for grid in {self.mask_grid, *grids[:1]}
-        }
-        mask = self.mask(passes[self.mask_grid][0])
-        if not grids:
-            return _Look(mask, [], [])
-        vectors = [
-            unit_vectors(passes[grid][1]) if grid in passes else self._vectors(images, grid)
-            for grid in grids
-        ]
-        part = self.feature_mask(passes[grids[0]][0])
-        return _Look(mask, vectors, [on_grid(part, grid) for grid in grids])
-
-    def _vectors(self, images: Tensor, grid: int) -> Tensor:
-        """B×N×C unit vectors of the tokens."""
-        return unit_vectors(self.backbone.pyramid(self.backbone.prepare(images, grid), self.blocks))
-
-
-class _Look(NamedTuple):
-    mask: Tensor  # B×1×g×g: what to excise
-    vectors: list[Tensor]  # B×N×C unit vectors of each grid
-    wanted: list[Tensor]  # B×N bool: which of them lie on the part
-
-
-def on_grid(mask: Tensor, grid: int) -> Tensor:
-    """B×1×h×w mask → B×(grid²) bool, each token that of the place it lies in."""
-    return F.interpolate(mask, (grid, grid), mode="nearest").flatten(1).bool()
+    def _mask(self, images: Tensor) -> Tensor:
+        """B×1×g×g mask on the grid of attention."""
+        return self.mask(self.backbone.attend(self.backbone.prepare(images, self.mask_grid))[0])
 
 
 def excise(

@@ -1,22 +1,13 @@
-"""A bounded memory of normal ViT features, and a detector that is nothing but that.
-
-The distance of a token to the nearest normal token is the oldest good score there is (SPADE, Cohen
-& Hoshen 2020; PatchCore, Roth et al. 2022; AnomalyDINO, Damm et al. 2025 on DINOv2). Here it is
-EAR's second map, and on its own the baseline "gated nearest neighbours".
-"""
+"""A bounded memory of normal feature vectors, and the distance to the nearest of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-
-from vision.anomaly.detector import Detector
-from vision.backbones import Backbone
 
 
 class FeatureMemory(nn.Module):
@@ -198,77 +189,3 @@ class _Draw:
             kept = keys.topk(self.capacity, largest=False).indices.sort().values
             vectors, keys, owners = vectors[kept.to(vectors.device)], keys[kept], owners[kept]
         self.vectors, self.keys, self.owners, self.waiting = [vectors], [keys], [owners], 0
-
-
-class FeatureNeighbours(Detector):
-    """Distance of every ViT token to the nearest normal one, kept only where attention is highest.
-
-    Needs no training: `fit` fills the memory and calibrates.
-
-    Args:
-        backbone: a ViT with a class token.
-        grid: tokens a side.
-        blocks: whose tokens; several are normalised one by one and joined.
-        gate: share of the tokens, by CLS attention, whose distance counts, in (0, 1]; 1 keeps all.
-        capacity: vectors in the memory.
-        size: side in pixels at which maps are scored.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        grid: int = 32,
-        blocks: Sequence[int] = (6,),
-        gate: float = 0.2,
-        capacity: int = 98_304,
-        size: int = 256,
-    ) -> None:
-        super().__init__()
-        if not 0 < gate <= 1:
-            raise ValueError(f"gate={gate}: give a share of the tokens in (0, 1], say 0.2")
-        self.backbone, self.grid, self.blocks, self.gate = backbone, grid, tuple(blocks), gate
-        self.size, self.input_size = size, max(size, grid * backbone.patch)
-        self.map_names = ("features",)
-        self.memory = FeatureMemory(backbone.width(blocks), capacity)
-
-    def maps(self, images: Tensor) -> dict[str, Tensor]:
-        attention, vectors = self._look(images)
-        distances = self.memory(vectors, attended(attention, self.grid, self.gate))  # B×N
-        return {"features": self.enlarge(distances.view(len(images), 1, self.grid, self.grid))}
-
-    def remember(self, batches: Iterable[Tensor]) -> None:
-        self.memory.fill(vectors for images in batches for vectors in self._kept(images))
-
-    def region(self, images: Tensor) -> Tensor:
-        attention, _ = self._look(images)
-        seen = attended(attention, self.grid, self.gate).float()
-        grid = seen.view(-1, 1, self.grid, self.grid)
-        return F.interpolate(grid, images.shape[-2:], mode="nearest")
-
-    def _kept(self, images: Tensor) -> list[Tensor]:
-        """The attended vectors N×C of each picture."""
-        attention, vectors = self._look(images)
-        wanted = attended(attention, self.grid, self.gate)
-        return [v[w] for v, w in zip(vectors, wanted, strict=True)]
-
-    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        prepared = self.backbone.prepare(images, self.grid)
-        attention, features = self.backbone.attend(prepared, blocks=self.blocks)
-        return attention, unit_vectors(features)
-
-
-def unit_vectors(features: Sequence[Tensor]) -> Tensor:
-    """Maps B×C×h×w of several blocks → B×(h·w)×ΣC, each block with the same say, length 1."""
-    units = [F.normalize(f.flatten(2).transpose(1, 2), dim=-1) for f in features]
-    return torch.cat(units, dim=-1) / len(units) ** 0.5
-
-
-def attended(attention: Tensor, grid: int, share: float) -> Tensor:
-    """B×heads×h×w attention → B×(grid²) bool: the tokens with the highest mean attention."""
-    seen = attention.float().mean(1, keepdim=True)
-    if seen.shape[-1] != grid:
-        seen = F.interpolate(seen, (grid, grid), mode="bilinear", align_corners=False)
-    flat = seen.flatten(1)
-    count = max(1, round(share * flat.shape[1]))
-    chosen = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return torch.zeros_like(flat, dtype=torch.bool).scatter(1, chosen, True)

@@ -1,0 +1,107 @@
+"""Distances to the features of good pictures: the gate, several grids, passes, wrong parameters."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
+
+from vision.anomaly import AttentionMask, Detector, FeatureNeighbours
+from vision.anomaly.neighbours import unit_vectors
+
+
+def share(keep: float) -> AttentionMask:
+    return AttentionMask(rule="quantile", keep=keep, smooth=0, min_tokens=0)
+
+
+def neighbours(keep: float = 1, **options: Any) -> FeatureNeighbours:
+    return FeatureNeighbours(
+        tiny_vit(), **{"grids": [4], "size": 64, "gate": share(keep)} | options
+    )
+
+
+class TestNeighbours(DetectorContract):
+    def make(self) -> Detector:
+        return neighbours(0.5, blocks=(6, -1), capacity=20)
+
+
+class TestNeighboursAtTwoScales(DetectorContract):
+    def make(self) -> Detector:
+        return neighbours(0.5, grids=(4, 6), whiten=0.5, relative=True)
+
+
+def test_unit_vectors_give_each_block_the_same_say() -> None:
+    loud, quiet = 100 * torch.randn(2, 5, 3, 3), torch.randn(2, 7, 3, 3)
+    joined = unit_vectors([loud, quiet])
+    assert joined.shape == (2, 9, 12)
+    halves = (joined[..., :5].norm(dim=-1), joined[..., 5:].norm(dim=-1))
+    for half in halves:
+        torch.testing.assert_close(half, torch.full((2, 9), 0.5**0.5))
+    torch.testing.assert_close(joined[1, 5, :5], F.normalize(loud[1, :, 1, 2], dim=0) / 2**0.5)
+
+
+@torch.no_grad()
+def test_remembered_pictures_are_near_and_others_are_not() -> None:
+    net, good = neighbours(), pictures(3)
+    net.remember([good[:2], good[2:]])
+    assert len(net.memories[0].bank) == 3 * 16
+    assert not net.learns
+    near, far = net.maps(good)["features"], net.maps(pictures(3, seed=5))["features"]
+    assert near.max() < 2e-3  # float16
+    assert far.max() > 2 * near.max()
+
+
+@torch.no_grad()
+def test_one_vit_pass_and_only_the_gate_counts() -> None:
+    net = neighbours(0.25)
+    net.remember([pictures(1, seed=5)])
+    assert len(net.memories[0].bank) == 4
+    images = pictures(1)
+    with inputs_of(tiny_vit().net.patch_embed) as passes:
+        map_ = net.maps(images)["features"]
+    assert len(passes) == 1
+    region = net.region(images)
+    assert region.mean() == 0.25
+    reach = F.max_pool2d(region, 17, stride=1, padding=8)  # enlarging spreads half a token
+    assert not map_[reach == 0].any()
+    assert map_[region == 1].max() > 0
+
+
+@torch.no_grad()
+def test_two_scales_are_the_mean_of_each() -> None:
+    good, images = [pictures(2)], pictures(2, seed=5)
+    nets = [neighbours(grids=grids) for grids in ((4, 6), (4,), (6,))]
+    for net in nets:
+        net.remember(good)
+    assert [net.input_size for net in nets] == [96, 64, 96]
+    both, coarse, fine = (net.maps(images)["features"] for net in nets)
+    torch.testing.assert_close(both, (coarse + fine) / 2)
+
+
+@torch.no_grad()
+def test_larger_pictures_give_nothing_but_work() -> None:
+    net, large = neighbours(), pictures(2, 160)
+    net.remember([pictures(2)])
+    assert net.input_size == 64
+    resized = F.interpolate(large, (64, 64), mode="bilinear", antialias=True)
+    assert_equal(net.maps(large), net.maps(resized))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grids": []}, r"no grid of features; give one or more, say \[32\]"),
+        ({"blocks": (12,)}, "vit_tiny_patch16_224 has 12 blocks; 12 is none of them"),
+        ({"blocks": (6, -13)}, "has 12 blocks; -13 is none of them"),
+        ({"capacity": 0}, "the memory must hold something"),
+    ],
+)
+def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        neighbours(**options)
+
+
+def test_an_empty_detector() -> None:
+    with pytest.raises(ValueError, match="memory is empty"):
+        neighbours().maps(pictures(1))

@@ -1,0 +1,111 @@
+"""How far the ViT features of a picture lie from those of good pictures.
+
+The distance of a token to the nearest normal token is the oldest good score there is (SPADE, Cohen
+& Hoshen 2020; PatchCore, Roth et al. 2022; AnomalyDINO, Damm et al. 2025 on DINOv2). On its own it
+is the baseline "gated nearest neighbours"; with better distances it is EAR's second map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.anomaly.detector import Detector
+from vision.anomaly.masking import AttentionMask
+from vision.anomaly.memory import FeatureMemory
+from vision.backbones import Backbone
+
+
+class FeatureNeighbours(Detector):
+    """Distance of every ViT token to the nearest normal one, kept only where attention is highest.
+
+    Needs no training: `fit` fills the memory and calibrates. The defaults are the plain baseline.
+
+    Args:
+        backbone: a ViT with a class token.
+        grids: tokens a side, one or more; each has a memory of its own, and their maps are
+            averaged, since what is normal but rare rarely is so at two scales.
+        blocks: whose tokens; several are normalised one by one and joined.
+        gate: which tokens are remembered and scored, since the background of an object is not the
+            part; from the attention on the first of `grids`. Default: a fifth of the tokens.
+        capacity: vectors in the memory of each grid.
+        size: side in pixels at which maps are scored.
+        whiten, relative: as in `FeatureMemory`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        grids: Sequence[int] = (32,),
+        blocks: Sequence[int] = (6,),
+        gate: AttentionMask | None = None,
+        capacity: int = 98_304,
+        size: int = 256,
+        whiten: float = 0.0,
+        relative: bool = False,
+    ) -> None:
+        super().__init__()
+        if not grids:
+            raise ValueError("no grid of features; give one or more, say [32]")
+        self.backbone, self.grids, self.blocks = backbone, tuple(grids), tuple(blocks)
+        self.gate = gate or AttentionMask(rule="quantile", keep=0.2, smooth=0, min_tokens=0)
+        self.size, self.input_size = size, max(size, max(grids) * backbone.patch)
+        self.map_names = ("features",)
+        self.memories = nn.ModuleList(
+            FeatureMemory(backbone.width(blocks), capacity, whiten=whiten, relative=relative)
+            for _ in grids
+        )
+
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        vectors, wanted = self.look(images)
+        found = zip(self.memories, vectors, wanted, strict=True)
+        return {"features": self._joined([memory(v, w) for memory, v, w in found])}
+
+    def compare(self, images: Tensor, others: Tensor) -> Tensor:
+        """1 − cosine of the features of two pictures, place by place: B×1×size×size."""
+        vectors, wanted = self.look(images)
+        again = [self._vectors(others, grid) for grid in self.grids]
+        pairs = zip(vectors, again, wanted, strict=True)
+        return self._joined([(1 - (v * w).sum(-1)).clamp_min(0) * on for v, w, on in pairs])
+
+    def remember(self, batches: Iterable[Tensor]) -> None:
+        memories = [m for m in self.memories if isinstance(m, FeatureMemory)]
+        for images in batches:
+            for memory, *looks in zip(memories, *self.look(images), strict=True):
+                for vectors, wanted in zip(*looks, strict=True):
+                    memory.add(vectors[wanted])
+        for memory in memories:
+            memory.settle()
+
+    def region(self, images: Tensor) -> Tensor:
+        prepared = self.backbone.prepare(images, self.grids[0])
+        mask = self.gate(self.backbone.attend(prepared)[0])
+        return F.interpolate(mask, images.shape[-2:], mode="nearest")
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """For each grid: unit vectors B×N×C, and which of them pass the gate, B×N bool."""
+        prepared = self.backbone.prepare(images, self.grids[0])
+        attention, features = self.backbone.attend(prepared, blocks=self.blocks)
+        further = [self._vectors(images, grid) for grid in self.grids[1:]]
+        gate = self.gate(attention)  # B×1×h×w
+        wanted = [F.interpolate(gate, (g, g)).flatten(1).bool() for g in self.grids]
+        return [unit_vectors(features), *further], wanted
+
+    def _vectors(self, images: Tensor, grid: int) -> Tensor:
+        prepared = self.backbone.prepare(images, grid)
+        return unit_vectors(self.backbone.pyramid(prepared, self.blocks))
+
+    def _joined(self, distances: Sequence[Tensor]) -> Tensor:
+        """Mean of the B×N maps of the grids, enlarged: B×1×size×size."""
+        grids = zip(distances, self.grids, strict=True)
+        return torch.stack([self.enlarge(d.view(-1, 1, g, g)) for d, g in grids]).mean(0)
+
+
+def unit_vectors(features: Sequence[Tensor]) -> Tensor:
+    """Maps B×C×h×w of several blocks → B×(h·w)×ΣC, each block with the same say, length 1."""
+    units = [F.normalize(f.flatten(2).transpose(1, 2), dim=-1) for f in features]
+    return torch.cat(units, dim=-1) / len(units) ** 0.5
