@@ -93,8 +93,8 @@ def test_the_cell_grows_with_the_mask(grid: int, size: int) -> None:
 def test_cells_by_hand() -> None:
     full, quarter = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
     quarter[:, :2, :2] = 1
-    assert cell_of(full, 256) == 16  # a tenth of 256 is 25.6
-    assert cell_of(quarter, 256) == 8  # a tenth of 128 is 12.8
+    assert cell_of(full, 256) == 8  # a twentieth of 256 is 12.8
+    assert cell_of(quarter, 256) == 4  # a twentieth of 128 is 6.4
     assert cell_of(full, 1024) == 32  # the largest
 
 

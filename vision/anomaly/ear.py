@@ -155,13 +155,14 @@ def mosaic(image: Tensor, cell: int) -> Tensor:
 
 
 def cell_of(mask: Tensor, size: int, smallest: int = 4, largest: int = 32) -> int:
-    """Mosaic cell for a mask: a power of two, about a tenth of the side of the masked area.
+    """Mosaic cell for a mask: a power of two, about a twentieth of the side of the masked area.
 
-    Our reading of "scale from the mask": the hint shall leave some ten cells across what was
-    excised, few enough to hide a defect and enough to say which way the part lies.
+    Our reading of "scale from the mask": the hint shall leave some twenty cells across what was
+    excised, few enough to hide a defect and enough to say how the part lies; docs/anomaly.md has
+    the measurement.
     """
     side = size * float(mask.mean()) ** 0.5
     cell = smallest
-    while cell < largest and cell * 2 <= side / 10:
+    while cell < largest and cell * 2 <= side / 20:
         cell *= 2
     return cell
