@@ -60,7 +60,7 @@ class EAR(Detector):
         mask_grid: int = 16,
         feature_grids: Sequence[int] = (32, 48),
         feature_mask: AttentionMask | None = None,
-        blocks: Sequence[int] = (6,),
+        blocks: Sequence[int] = (6, 8),
         capacity: int = 98_304,
     ) -> None:
         super().__init__()
