@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from vision.anomaly import Scorer
-from vision.anomaly.scoring import alarm_threshold
+from vision.anomaly.scoring import alarm_threshold, best_scoring
 
 scores = st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=60)
 
@@ -261,3 +261,34 @@ def test_a_scorer_is_its_state_dict() -> None:
 def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scorer(**options)
+
+
+@pytest.mark.parametrize(
+    ("published", "features", "fused", "best"),
+    [
+        (0.59, 0.9875, 0.9878, "features"),  # ahead, but by chance
+        (0.90, 0.80, 0.85, "published"),
+        (0.80, 0.80, 0.95, "fused"),
+        (0.50, 1.00, 1.00, "features"),
+    ],
+)
+def test_fusing_must_be_worth_it(
+    published: float, features: float, fused: float, best: str
+) -> None:
+    aurocs = {"published": published, "features": features, "fused": fused}
+    assert best_scoring(aurocs, 64, 192) == best
+
+
+def test_the_margin_of_fusing_is_a_standard_error() -> None:
+    """By simulation: normal scores, 40 good and 60 bad, a single map with an AUROC of 0.85."""
+    rng = np.random.default_rng(0)
+    shift = stats.norm.ppf(0.85) * 2**0.5
+    good, bad = rng.normal(size=(2000, 40, 1)), rng.normal(shift, size=(2000, 1, 60))
+    spread = (bad > good).mean((1, 2)).std()
+
+    def chosen(ahead: float) -> str:
+        aurocs = {"published": 0.5, "features": 0.85, "fused": 0.85 + ahead}
+        return best_scoring(aurocs, 40, 60)
+
+    assert chosen(0.85 * spread) == "features"
+    assert chosen(1.15 * spread) == "fused"

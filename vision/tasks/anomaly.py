@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from data.defects import paint
 from vision.anomaly.detector import Detector
-from vision.anomaly.scoring import COMPONENTS, Scorer
+from vision.anomaly.scoring import COMPONENTS, Scorer, best_scoring
 from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
@@ -165,15 +165,18 @@ class AnomalyTask(LightningModule):
         good = {
             choice: self.scorer.fuse(maps, choice).flatten(1).amax(1) for choice in self.choices
         }
-        results = self._compare(good, held_out) if len(good) > 1 else {}
-        choice = max(results, key=results.__getitem__) if results else self.choices[0]
+        count = len(good[self.choices[0]])
+        copies = min(3, max(1, PAINTED // count))
+        results = self._compare(good, held_out, copies) if len(good) > 1 else {}
+        choice = best_scoring(results, count, count * copies) if results else self.choices[0]
         self.scorer.set_threshold(choice, good[choice])
         return results
 
-    def _compare(self, good: dict[str, Tensor], held_out: list[dict[str, Any]]) -> dict[str, float]:
-        """Image AUROC of each scoring: the held-out pictures against the same, painted."""
+    def _compare(
+        self, good: dict[str, Tensor], held_out: list[dict[str, Any]], copies: int
+    ) -> dict[str, float]:
+        """Image AUROC of each scoring: the held-out pictures against copies of them, painted."""
         bad: dict[str, list[Tensor]] = {choice: [] for choice in good}
-        copies = min(3, max(1, PAINTED // len(good[self.choices[0]])))
         for batch in self._told(held_out, "choosing the scoring"):
             for images in self._painted(batch, copies):
                 maps = self._smoothed(images)
