@@ -31,9 +31,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "… half whitened": {"gate": AttentionMask(), "whiten": 0.5},
     "… relative to the spacing": {"gate": AttentionMask(), "relative": True},
     "… both": BETTER,
-    "… both, block 8": BETTER | {"blocks": (8,)},
-    "48×48 tokens, both": BETTER | {"grids": (48,)},
-    "32×32 and 48×48 tokens, both (EAR's second map)": BETTER | {"grids": (32, 48)},
+    "… both, blocks 6 and 8": BETTER | {"blocks": (6, 8)},
+    "48×48 tokens, both, block 6": BETTER | {"grids": (48,)},
+    "32×32 and 48×48 tokens, both, block 6": BETTER | {"grids": (32, 48)},
+    "32×32 and 48×48 tokens, both, blocks 6 and 8": BETTER | {"grids": (32, 48), "blocks": (6, 8)},
 }
 
 

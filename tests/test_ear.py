@@ -243,6 +243,20 @@ def test_it_learns() -> None:
     assert losses[-1] < losses[0] / 3
 
 
+@pytest.mark.parametrize("kept", [100, 1])
+def test_each_mask_is_worked_out_once(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vision.anomaly.ear.KNOWN_MASKS", kept)
+    net, images = ear(features="none"), pictures(3)
+    region = net.region(images)
+    net.train()
+    with inputs_of(tiny_vit().net.patch_embed) as first:
+        assert torch.equal(net.region(images), region)
+    with inputs_of(tiny_vit().net.patch_embed) as again:
+        assert torch.equal(net.region(images.flip(0)), region.flip(0))
+    assert len(first) == 3
+    assert len(again) == (0 if kept == 100 else 2)  # the last one is still known
+
+
 # --- what is refused
 
 

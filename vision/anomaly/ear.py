@@ -11,6 +11,7 @@ pictures (`neighbours.py`) or of its own recovery.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -24,6 +25,9 @@ from vision.anomaly.neighbours import FeatureNeighbours
 from vision.anomaly.unet import UNet
 from vision.backbones import Backbone
 from vision.losses import msgms
+
+# Masks kept while training, a kilobyte each; augmentation makes a new picture of every move.
+KNOWN_MASKS = 32_768
 
 
 class EAR(Detector):
@@ -80,6 +84,7 @@ class EAR(Detector):
         self.hint, self.cell, self.features = hint, cell, features
         self.size, self.mask_grid = size, mask_grid
         self.input_size, self.map_names = max(size, mask_grid * backbone.patch), ("structure",)
+        self._known_masks: dict[bytes, Tensor] = {}  # by the digest of the picture
         self.neighbours: FeatureNeighbours | None = None
         if features != "none":
             self.neighbours = FeatureNeighbours(
@@ -119,9 +124,26 @@ class EAR(Detector):
     def region(self, images: Tensor) -> Tensor:
         return F.interpolate(self._mask(images), images.shape[-2:], mode="nearest")
 
-    @torch.no_grad()
     def _mask(self, images: Tensor) -> Tensor:
-        """B×1×g×g mask on the grid of attention."""
+        """B×1×g×g mask on the grid of attention.
+
+        A frozen ViT says the same of a picture in every epoch, and on a CPU its pass takes a third
+        of a training step, so while training each picture's mask is worked out once.
+        """
+        if not (self.training and self.backbone.frozen):
+            return self._attended(images)
+        masks = []
+        for image in images.split(1):
+            key = hashlib.blake2b(image.cpu().contiguous().numpy(), digest_size=16).digest()
+            if key not in self._known_masks:
+                if len(self._known_masks) >= KNOWN_MASKS:
+                    self._known_masks.clear()
+                self._known_masks[key] = self._attended(image)
+            masks.append(self._known_masks[key])
+        return torch.cat(masks)
+
+    @torch.no_grad()
+    def _attended(self, images: Tensor) -> Tensor:
         return self.mask(self.backbone.attend(self.backbone.prepare(images, self.mask_grid))[0])
 
 
