@@ -37,7 +37,8 @@ def paint(
     """Paint one defect; returns the new picture uint8 H×W×3 and its mask uint8 H×W in {0, 1}.
 
     `kind` is one of KINDS, by default drawn by `rng`. `region`, bool H×W, limits where the centre
-    lies, say to the part in front of its background. The mask is 1 exactly where some channel
+    lies, say to the part in front of its background; near the border of the picture the defect is
+    moved inwards as far as it needs to keep its size. The mask is 1 exactly where some channel
     changed by VISIBLE levels or more; specks are undone in the picture, so that no mask holds any
     (see `settle`). It covers between SMALLEST and LARGEST of the picture. Grey pictures stay
     grey. The input is not changed; the result depends on `rng` alone. ValueError for an unknown

@@ -2,16 +2,20 @@
 
     python scripts/compare.py FOLDER [--runs runs/compare] [--rows "EAR best" …]
 
+A finished run is not repeated, but only at the same commit, after which its folder is named.
+
 Trains `ear_cpu.yaml` (mosaic and empty hint), `riad_cpu.yaml` and `neighbours.yaml` with seed 0 on
-FOLDER, tests each, and prints a row per detector. A finished run is not repeated. RIAD's training
-step has as many U-Net passes as EAR's, a third of its own. "EAR best" adds the feature map, and
-takes the scoring that measured best on held-out good parts with painted defects.
+FOLDER, tests each, and prints a row per detector. RIAD's training step has as
+many U-Net passes as EAR's, a third of its own. "EAR best" adds the feature map, and takes the
+scoring that measured best on held-out good parts with painted defects.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +47,7 @@ def main() -> None:
     table = Table(*titles, title=str(arguments.folder))
     for name in arguments.rows:
         recipe, extra = ROWS[name]
-        run = arguments.runs / arguments.folder.name / name.replace(" ", "_").replace(",", "")
+        run = arguments.runs / commit() / arguments.folder.name / name.replace(" ", "_")
         results = measured(recipe, extra, arguments.folder, run)
         table.add_row(
             name,
@@ -55,11 +59,18 @@ def main() -> None:
     Console(width=140).print(table)
 
 
+def commit() -> str:
+    described = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(described, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
+
+
 def measured(recipe: str, extra: list[str], root: Path, run: Path) -> dict:
     """Train and test unless that is done, and read the figures."""
     common = ["--config", str(vision.configs() / "anomaly" / f"{recipe}.yaml")]
     common += ["--data.root", str(root), "--trainer.default_root_dir", str(run)]
     weights = run / "model.ckpt"
+    if run.exists() and not weights.exists():
+        shutil.rmtree(run)  # it was interrupted
     if not weights.exists() and train(["fit", *common, *extra]):
         raise SystemExit(f"{run}: training failed")
     if not (run / "metrics.json").exists() and train(

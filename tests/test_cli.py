@@ -87,6 +87,7 @@ def test_a_mistake_in_a_recipe(
         ("--data.rot x", "--data.rot x; did you mean data.root"),
         ("--traner.max_steps 3", "did you mean trainer.max_steps"),
         ("--trainer.max_steps three", '"trainer.max_steps": Expected a int. Got value: three'),
+        ("--trainer.precision bf16-true", "features and maps are float32; use 32-true"),
         ("--trainer.precision 12", '"trainer.precision": Expected a .*bf16-mixed.*Got value: 12'),
         ("--model.scorer.scoring worst", "'published', 'features', 'fused'.*Got value: worst"),
         ("--model.scorer.false_alarms 0.9", r"^false_alarms=0.9: give a share in \(0, 0.5\]"),

@@ -175,11 +175,13 @@ def test_the_unet_sees_the_excised_picture(hint: Literal["mosaic", "empty"]) -> 
     assert torch.equal(seen[0], excise(images, F.max_pool2d(region, 16), hint, None))
 
 
+@pytest.mark.parametrize("grid", [4, 6])  # at the size of the recovery, and above it
 @torch.no_grad()
-def test_a_perfect_recovery_has_an_empty_map() -> None:
-    net = ear(features="recovery", cell=1)  # a mosaic of single pixels hides nothing
+def test_a_perfect_recovery_has_an_empty_map(grid: int) -> None:
+    # a mosaic of single pixels hides nothing
+    net = ear(features="recovery", cell=1, feature_grids=(grid,))
     net.unet = nn.Identity()  # type: ignore[assignment]
-    maps = net.maps(pictures(2))
+    maps = net.maps(pictures(2, net.input_size))
     assert not maps["structure"].any()
     assert maps["features"].max() < 1e-6
 

@@ -1,13 +1,15 @@
 """Painted defects and generated parts: exact masks, the same seed the same picture."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import MVTec
+from data import MVTec, defects
 from data.defects import KINDS, LARGEST, SMALLEST, VISIBLE, paint
 from data.images import read_mask, read_rgb
 from data.synthetic import PARTS, main, make_bad, make_good, write_mvtec
@@ -68,10 +70,18 @@ def test_grey_pictures_stay_grey(kind: str) -> None:
     assert (bad == bad[..., :1]).all()
 
 
-def test_every_kind_is_drawn_by_chance() -> None:
+def test_every_kind_is_drawn_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: set[str] = set()
+
+    def noted(kind: str, painter: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *window: drawn.add(kind) or painter(*window)
+
+    for kind, painter in list(defects._PAINTERS.items()):
+        monkeypatch.setitem(defects._PAINTERS, kind, noted(kind, painter))
     good = canvas(64, 64, "128")
-    pictures = {paint(good, np.random.default_rng(s))[0].tobytes() for s in range(20)}
-    assert len(pictures) == 20
+    pictures = {paint(good, np.random.default_rng(s))[0].tobytes() for s in range(40)}
+    assert len(pictures) == 40
+    assert drawn == set(KINDS)
 
 
 def test_paint_refuses() -> None:

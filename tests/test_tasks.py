@@ -187,6 +187,8 @@ def test_resume(
     assert last["global_step"] == 24
     assert last["epoch"] == 11
     assert min(log_of(run, "step")) > 20  # it went on, rather than beginning again
+    before, after = log_of(trained, "train/loss"), log_of(run, "train/loss")
+    assert after[0] < (before[0] + before[-1]) / 2  # from the weights of before
     assert last["lr_schedulers"][0]["total_steps"] == 25
     assert vision.load(run / "model.ckpt").scorer.calibrated
     capsys.readouterr()

@@ -13,8 +13,13 @@ from data.synthetic import write_mvtec
 from vision.cli import infer, train
 
 
-def main(folder: Path = Path("demo")) -> int:
-    """Run the demo in `folder`, whose contents are replaced; the exit status of what failed."""
+def main(
+    folder: Path = Path("demo"), train_on: int = 120, good: int = 20, bad: int = 30, *more: str
+) -> int:
+    """Run the demo in `folder`, whose contents are replaced; the exit status of what failed.
+
+    `train_on`, `good` and `bad` count the parts made; `more` are flags for the training.
+    """
     begin = time.monotonic()
     if folder.exists():
         if not (folder / "parts" / "train" / "good").is_dir():
@@ -22,12 +27,15 @@ def main(folder: Path = Path("demo")) -> int:
             return 2
         shutil.rmtree(folder)
     parts, run, out = folder / "parts", folder / "run", folder / "report"
-    print("1/4 generating parts: 120 good ones to learn from, 20 good and 30 defective to inspect")
-    write_mvtec(parts, part="flange", seed=0, train=120, good=20, bad=30)
+    print(
+        f"1/4 generating parts: {train_on} good ones to learn from, {good} good and {bad} defective"
+        " to inspect"
+    )
+    write_mvtec(parts, part="flange", seed=0, train=train_on, good=good, bad=bad)
     recipe = str(vision.configs() / "anomaly" / "ear_demo.yaml")
     common = ["--config", recipe, "--data.root", str(parts)]
     print("2/4 training EAR on the good ones")
-    status = train(["fit", *common, "--trainer.default_root_dir", str(run)])
+    status = train(["fit", *common, "--trainer.default_root_dir", str(run), *more])
     if status:
         return status
     print("3/4 testing")

@@ -114,7 +114,8 @@ class EAR(Detector):
             maps |= self.neighbours.maps(images)
         elif self.neighbours:
             again = recovery.recovered.clamp(0, 1)
-            maps["features"] = self.neighbours.compare(images, again)
+            # Both at the size of the recovery: its being smaller is no defect.
+            maps["features"] = self.neighbours.compare(recovery.image, again)
         return maps
 
     def remember(self, batches: Iterable[Tensor]) -> None:
@@ -128,13 +129,14 @@ class EAR(Detector):
         """B×1×g×g mask on the grid of attention.
 
         A frozen ViT says the same of a picture in every epoch, and on a CPU its pass takes a third
-        of a training step, so while training each picture's mask is worked out once.
+        of a training step, so there each picture's mask is worked out once. A GPU is faster asked
+        again, with the whole batch.
         """
-        if not (self.training and self.backbone.frozen):
+        if not (self.training and self.backbone.frozen and images.device.type == "cpu"):
             return self._attended(images)
         masks = []
         for image in images.split(1):
-            key = hashlib.blake2b(image.cpu().contiguous().numpy(), digest_size=16).digest()
+            key = hashlib.blake2b(image.contiguous().numpy(), digest_size=16).digest()
             if key not in self._known_masks:
                 if len(self._known_masks) >= KNOWN_MASKS:
                     self._known_masks.clear()

@@ -2,7 +2,7 @@
 
 EAR, "Excision And Recovery" (arXiv 2310.04010), excises the regions to which an ImageNet-pretrained
 DINO-ViT attends. The paper leaves the rule from attention to mask open; every parameter here is the
-project's own choice, with its reason beside it and its measurement in docs/anomaly.md.
+project's own choice, with its reason beside it; docs/anomaly.md has the measurement of the rule.
 """
 
 from __future__ import annotations
@@ -58,13 +58,15 @@ class AttentionMask(nn.Module):
 
         Never empty: where no component is large enough, the largest one stays.
         """
-        joined = attention.amax(1) if self.heads == "max" else attention.mean(1)
-        smoothed = gaussian_blur(joined[:, None].float(), self.smooth)
+        # On the CPU: a GPU adds up a cumulative sum in another order each time.
+        per_head = attention.float().cpu()
+        joined = per_head.amax(1) if self.heads == "max" else per_head.mean(1)
+        smoothed = gaussian_blur(joined[:, None], self.smooth)
         chosen = self._choose(smoothed.flatten(1)).view_as(smoothed)  # B×1×h×w
         if self.min_tokens > 1:
-            cleaned = [_drop_small(m[0].cpu().numpy(), self.min_tokens) for m in chosen]
-            chosen = torch.from_numpy(np.stack(cleaned))[:, None].to(chosen.device)
-        return chosen.float()
+            cleaned = [_drop_small(m[0].numpy(), self.min_tokens) for m in chosen]
+            chosen = torch.from_numpy(np.stack(cleaned))[:, None]
+        return chosen.float().to(attention.device)
 
     def _choose(self, tokens: Tensor) -> Tensor:
         """B×N attention → B×N bool. A stable sort settles ties by position, so it is repeatable."""

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.images import resize
-from vision.anomaly.detector import Detector
+from vision.anomaly.detector import Detector, exactly
 from vision.anomaly.scoring import Scorer
 from vision.run.inspect import Inspection
 
@@ -45,7 +45,8 @@ class AnomalyPredictor:
         Raises:
             ValueError: a picture is not uint8 H×W×3, or has no pixels.
         """
-        return [self._inspect(image) for image in images]
+        with exactly():
+            return [self._inspect(image) for image in images]
 
     def _inspect(self, image: NDArray[np.uint8]) -> Inspection:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from data.defects import paint
-from vision.anomaly.detector import Detector
+from vision.anomaly.detector import Detector, exactly
 from vision.anomaly.scoring import COMPONENTS, Scorer, best_scoring
 from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
@@ -27,7 +27,7 @@ from vision.metrics import AnomalyMetrics, image_auroc
 from vision.tasks.results import save_results
 
 # Pictures with a painted defect, to choose a scoring by: at most three of each held-out picture,
-# and about this many in all, since each costs an inspection.
+# and no more than this in all, since each costs an inspection.
 PAINTED = 192
 MODEL_FILE = "model.ckpt"
 
@@ -156,49 +156,47 @@ class AnomalyTask(LightningModule):
             The image AUROC of each candidate on the painted pictures (empty if one was set).
         """
         self.eval()
-        told = self._told(datamodule.good_dataloader(), "remembering good parts")
-        self.net.remember(batch["image"].to(self.device) for batch in told)
-        held_out = list(self._told(datamodule.val_dataloader(), "calibrating"))
-        smoothed = [self._smoothed(batch["image"]) for batch in held_out]
-        maps = {name: torch.cat([m[name] for m in smoothed]) for name in smoothed[0]}
-        self.scorer.set_scale({name: m.flatten(1).amax(1) for name, m in maps.items()})
-        good = {
-            choice: self.scorer.fuse(maps, choice).flatten(1).amax(1) for choice in self.choices
-        }
-        count = len(good[self.choices[0]])
-        copies = min(3, max(1, PAINTED // count))
-        results = self._compare(good, held_out, copies) if len(good) > 1 else {}
-        choice = best_scoring(results, count, count * copies) if results else self.choices[0]
-        self.scorer.set_threshold(choice, good[choice])
+        with exactly(), torch.autocast(self.device.type, enabled=False):
+            told = self._told(datamodule.good_dataloader(), "remembering good parts")
+            self.net.remember(batch["image"].to(self.device) for batch in told)
+            told = self._told(datamodule.val_dataloader(), "calibrating")
+            smoothed = [self._smoothed(batch["image"]) for batch in told]
+            maps = {name: torch.cat([m[name] for m in smoothed]) for name in smoothed[0]}
+            self.scorer.set_scale({name: m.flatten(1).amax(1) for name, m in maps.items()})
+            good = {
+                choice: self.scorer.fuse(maps, choice).flatten(1).amax(1) for choice in self.choices
+            }
+            choice, results = self.choices[0], {}
+            if len(good) > 1:
+                bad = self._painted_scores(datamodule.val_dataloader(), len(good[choice]))
+                results = {c: _auroc(good[c], bad[c]) for c in good}
+                choice = best_scoring(results, len(good[choice]), len(bad[choice]))
+            self.scorer.set_threshold(choice, good[choice])
         return results
 
-    def _compare(
-        self, good: dict[str, Tensor], held_out: list[dict[str, Any]], copies: int
-    ) -> dict[str, float]:
-        """Image AUROC of each scoring: the held-out pictures against copies of them, painted."""
-        bad: dict[str, list[Tensor]] = {choice: [] for choice in good}
-        for batch in self._told(held_out, "choosing the scoring"):
-            for images in self._painted(batch, copies):
-                maps = self._smoothed(images)
-                for choice, scores in bad.items():
-                    scores.append(self.scorer.fuse(maps, choice).flatten(1).amax(1))
-        aurocs = {}
-        for choice, scores in bad.items():
-            both = [good[choice].cpu(), torch.cat(scores).cpu()]
-            labels = np.repeat([0, 1], [len(s) for s in both])
-            aurocs[choice] = image_auroc(torch.cat(both).numpy(), labels)
-        return aurocs
+    def _painted_scores(self, held_out: Any, count: int) -> dict[str, Tensor]:
+        """Scores under each scoring of the `count` held-out pictures with a painted defect.
 
-    def _painted(self, batch: dict[str, Any], copies: int) -> Iterator[Tensor]:
-        """The batch's pictures with a defect each, inside what the net takes for the part."""
-        regions = self.net.region(batch["image"].to(self.device)).cpu().numpy() > 0.5
-        for copy in range(copies):
-            pictures = []
-            for image, region, index in zip(batch["image"], regions, batch["index"], strict=True):
-                rgb = (image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-                rng = np.random.default_rng([index, copy])
-                pictures.append(torch.from_numpy(paint(rgb, rng, region=region[0])[0]))
-            yield torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+        At most three copies of each, and at most PAINTED in all, of pictures evenly apart.
+        """
+        copies, every = min(3, max(1, PAINTED // count)), -(-count // PAINTED)
+        scores: dict[str, list[Tensor]] = {choice: [] for choice in self.choices}
+        number = 0
+        for batch in self._told(held_out, "choosing the scoring"):
+            for image, index in zip(batch["image"], batch["index"], strict=True):
+                for copy in range(copies if number % every == 0 else 0):
+                    maps = self._smoothed(self._painted(image, (index, copy))[None])
+                    for choice, found in scores.items():
+                        found.append(self.scorer.fuse(maps, choice).amax())
+                number += 1
+        return {choice: torch.stack(found) for choice, found in scores.items()}
+
+    def _painted(self, image: Tensor, seed: tuple[int, int]) -> Tensor:
+        """The 3×H×W picture with a defect inside what the net takes for the part."""
+        region = self.net.region(image[None].to(self.device))[0, 0].cpu().numpy() > 0.5
+        rgb = (image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+        picture, _ = paint(rgb, np.random.default_rng(seed), region=region)
+        return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
     def _smoothed(self, images: Tensor) -> dict[str, Tensor]:
         # One picture at a time, as `Predictor` does: the threshold must see the same numbers.
@@ -223,7 +221,7 @@ class AnomalyTask(LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         # Full precision whatever the trainer's: what is tested is what `infer.py inspect` does.
-        with torch.autocast(self.device.type, enabled=False):
+        with exactly(), torch.autocast(self.device.type, enabled=False):
             begin = time.perf_counter()
             each = [self.scorer(self.net.maps(image[None])) for image in batch["image"]]
             scores = [float(score) for score, _ in each]  # waits for a GPU to finish
@@ -257,12 +255,18 @@ class AnomalyTask(LightningModule):
         save_results(results, folder, scoring=self.scorer.choice)
 
 
+def _auroc(good: Tensor, bad: Tensor) -> float:
+    labels = np.repeat([0, 1], [len(good), len(bad)])
+    return image_auroc(torch.cat([good, bad]).cpu().numpy(), labels)
+
+
 class Finish(Callback):
     """After the last step: remember, calibrate, and write `model.ckpt` into the run's folder.
 
     The weights are the last ones (their moving average), not those of the best validation: the
     learning rate has come down to nothing by then, and the held-out pictures, which set the
-    threshold, have had no part in choosing them.
+    threshold, have had no part in choosing them. With early stopping they say when to stop, and
+    with `scoring: best` which map is used, so that the threshold's rate is then not exact.
     """
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:

