@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from vision.backbones import Backbone
-from vision.tasks import AnomalyTask
+from vision.tasks import AnomalyData, AnomalyTask
 
 Run = Callable[[str], ModuleType]
 ROOT = Path(__file__).parent.parent
@@ -58,6 +58,18 @@ def test_the_data_set(tmp_path: Path, run_block: Run) -> None:
     assert len(train) == 8
     assert [test[i]["label"] for i in range(len(test))] == [0, 0, 1]
     assert test[2]["defect"] == "dent"
+    # The class path in a recipe or on the command line; `okay` stands for `data.okay` here.
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(AnomalyData, "data")
+    flags = ["--data.dataset", "okay.Okay", "--data.root", str(root), "--data.size", "16"]
+    data = parser.instantiate_classes(parser.parse_args(flags)).data
+    data.setup("test")
+    assert len(data.test_set) == 3
+    folder = {"class_path": "data.folder.Folder", "init_args": {"good": "ok"}}
+    built = {"data": {"root": str(root), "size": 16, "dataset": folder}}
+    data = parser.instantiate_classes(parser.parse_object(built)).data
+    data.setup("fit")
+    assert len(data.good_set) + len(data.held_out_set) == 10
     assert test[2]["mask"].shape == (20, 30)
     with pytest.raises(ValueError, match="has no pictures in ok/"):
         okay(str(tmp_path), "train", 16)

@@ -24,6 +24,18 @@ def test_it_finds_defects_and_names_its_report(
     assert len((folder / "report" / "manifest.jsonl").read_text().splitlines()) == 11
 
 
+def test_it_begins_again_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vision.demo.write_mvtec", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            main(tmp_path / "demo")
+
+
 def test_it_leaves_a_foreign_folder_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

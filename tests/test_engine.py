@@ -266,6 +266,23 @@ def test_another_fingerprint_or_a_changed_file_is_done_again() -> None:
     assert (summary.done, summary.skipped_done, len(rows())) == (1, 1, 2)
 
 
+def test_what_a_call_does_not_name_stays_as_it_is() -> None:
+    picture("a/good.png"), picture("b/other.png")
+    Path("a/broken.png").touch()
+    assert inspect("a").failed == 1
+    other = FakePredictor()
+    other.fingerprint = "fake-2"
+    assert inspect("b", predictor=other).done == 1
+    found = {row["input"]: row["status"] for row in rows()}
+    assert found == {"a/good.png": "ok", "a/broken.png": "error", "b/other.png": "ok"}
+    picture("c/good.png")  # its outputs must not take the place of those of a/good.png
+    inspect("c", predictor=other)
+    assert len({output for row in rows() for output in row["outputs"]}) == 6
+    picture("a/broken.png")
+    assert (inspect("a").done, inspect("a").skipped_done) == (1, 2)
+    assert len(rows()) == 4
+
+
 def test_only_the_guilty_picture_of_a_batch_fails() -> None:
     for i in range(4):
         picture(f"in/{i}.png", size=13 if i == 1 else 16)
@@ -426,6 +443,10 @@ def test_a_foreign_manifest_is_not_overwritten() -> None:
     with pytest.raises(ValueError, match="line 1 is not a row of a manifest"):
         inspect("a.png")
     assert "somebody" in Path("out/manifest.jsonl").read_text()
+    Path("out/manifest.jsonl").write_text("my notes\n")
+    with pytest.raises(ValueError, match="line 1 is not a row of a manifest"):
+        inspect("a.png")
+    assert Path("out/manifest.jsonl").read_text() == "my notes\n"
 
 
 def test_manifest_is_strict_json_and_streams(tmp_path: Path) -> None:

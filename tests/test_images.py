@@ -434,3 +434,45 @@ def test_resize_averages_when_it_shrinks_even_one_axis() -> None:
     stripes = np.zeros((8, 64, 3), np.uint8)
     stripes[:, ::2] = 200
     assert set(np.unique(resize(stripes, 32))) == {100}
+
+
+def tiff16(path: Path, planes: np.ndarray, photometric: int) -> None:
+    """Write uint16 C×H×W as TIFF, a plane after the other, uncompressed."""
+    count, height, width = planes.shape
+    data = planes.astype("<u2").tobytes()
+    size, bits, offsets, sizes = height * width * 2, 8, 8 + 2 * count, 8 + 6 * count
+    start = 8 + 10 * count
+    arrays = struct.pack(f"<{count}H", *[16] * count)
+    arrays += struct.pack(f"<{count}I", *(start + i * size for i in range(count)))
+    arrays += struct.pack(f"<{count}I", *[size] * count)
+    one = count == 1
+    tags = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, count, 16 if one else bits),
+        (259, 3, 1, 1),
+        (262, 3, 1, photometric),
+        (273, 4, count, start if one else offsets),
+        (277, 3, 1, count),
+        (278, 3, 1, height),
+        (279, 4, count, size if one else sizes),
+        (284, 3, 1, 1 if one else 2),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *t) for t in tags)
+    body = arrays + data
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory + b"\0" * 4)
+
+
+def test_deep_tiff_with_a_plane_for_each_colour_is_refused(tmp_path: Path) -> None:
+    planes = np.random.default_rng(0).integers(0, 65536, (3, 12, 20), np.uint16)
+    tiff16(tmp_path / "planar.tif", planes, photometric=2)
+    with pytest.raises(ImageError, match="save it with interleaved colours"):
+        read(tmp_path / "planar.tif")
+
+
+def test_tiff_where_white_is_zero(tmp_path: Path) -> None:
+    plane = np.random.default_rng(0).integers(0, 65536, (1, 12, 20), np.uint16)
+    for photometric in (0, 1):
+        tiff16(tmp_path / "grey.tif", plane, photometric)
+        wanted = 65535 - plane[0] if photometric == 0 else plane[0]
+        np.testing.assert_array_equal(read(tmp_path / "grey.tif").pixels[..., 0], wanted)

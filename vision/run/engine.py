@@ -23,9 +23,10 @@ from vision.run.manifest import Manifest, Row
 from vision.run.reading import ReadAhead, Reading, frame_count
 from vision.run.sources import Source, find
 
-# Pixels alive at once, in all pictures between reading and writing. At 3 bytes for the picture and
-# 4 for a float map per pixel this bounds the engine to about 1 GB, whatever the pictures' size.
-PIXELS_ALIVE = 128_000_000
+# Pixels alive at once, in all pictures between reading and writing; a single larger picture is let
+# through alone. Decoded, mapped and drawn over, a pixel takes some 22 bytes at the worst moment, so
+# this bounds the engine to about 1.5 GB for pictures up to this size.
+PIXELS_ALIVE = 64_000_000
 
 # What a single picture may cause; anything else is a mistake in the program and stops the run.
 _PICTURE_ERRORS = (ValueError, RuntimeError, OSError, MemoryError, cv2.error)
@@ -92,7 +93,7 @@ def run(
     out = Path(out)
     manifest = Manifest(out, job.fingerprint)
     sources = find(inputs, out, manifest.owners)
-    manifest.forget_changed({source.input: source.modified for source in sources})
+    manifest.take({source.input: source.modified for source in sources})
     total = sum(frame_count(source) if source.is_video else 1 for source in sources)
     with manifest, _Progress(job.name, total, progress) as bar:
         engine = _Engine(job, sources, manifest, bar, batch_size, workers, max_pixels)

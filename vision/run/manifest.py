@@ -26,40 +26,49 @@ class _Kept(NamedTuple):
 class Manifest:
     """The rows of one OUT folder, for one `run` (fingerprint of weights and options).
 
-    Rows of earlier calls stay if they are ok, belong to the same run and their outputs still
-    exist; all others are dropped when the manifest is opened for writing (`with`, or the first
-    `add`), in one atomic step, so there is never more than one row per input. A last line torn by
-    a crash is dropped as well; anything else that is no row is a ValueError, because the file is
-    then not ours to rewrite.
+    A row of an earlier call is `done` if it is ok, belongs to the same run and its outputs still
+    exist. Those stay, and so does what a call says nothing about (`take`): failures, skipped files
+    and results of other weights. All else is dropped when the manifest is opened for writing
+    (`with`, or the first `add`), in one atomic step, so there is never more than one row per input.
+    A last line torn by a crash is dropped as well; anything else that is no row is a ValueError,
+    because the file is then not ours to rewrite.
     """
 
     def __init__(self, out: str | Path, run: str) -> None:
         self.out, self.run = Path(out), run
         self.path = self.out / "manifest.jsonl"
         self._file: TextIO | None = None
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, _Kept] = {}  # done
+        self._earlier: dict[str, _Kept] = {}  # not done
+        self._others: dict[str, _Kept] = {}  # of those, what this call says nothing about
         self._added: set[str] = set()
         if os.path.lexists(self.out) and not self.out.is_dir():
             raise ValueError(f"{show(self.out)}: is not a folder; choose another OUT (-o)")
         for line, row in self._numbered():
             self._kept.pop(row["input"], None)
-            if self._is_done(row):
-                owner, stem = row["input"], str(row.get("name", ""))
-                if row.get("frame") is not None:
-                    owner, stem = owner.rpartition("#")[0], str(PurePath(stem).parent)
-                self._kept[row["input"]] = _Kept(line, owner, stem, row.get("modified"))
+            self._earlier.pop(row["input"], None)
+            owner, stem = row["input"], str(row.get("name", ""))
+            if row.get("frame") is not None:
+                owner, stem = owner.rpartition("#")[0], str(PurePath(stem).parent)
+            kept = _Kept(line, owner, stem, row.get("modified"))
+            if all((self.out / output).is_file() for output in row.get("outputs", [])):
+                done = row["status"] == "ok" and row.get("run") == self.run
+                (self._kept if done else self._earlier)[row["input"]] = kept
 
     @property
     def owners(self) -> dict[str, str]:
         """Output stems in use, casefolded, and the input (for frames the video) that has each."""
-        return {kept.stem.casefold(): kept.owner for kept in self._kept.values()}
+        every = (*self._earlier.values(), *self._kept.values())
+        return {kept.stem.casefold(): kept.owner for kept in every}
 
-    def forget_changed(self, modified: Mapping[str, float | None]) -> None:
-        """Drop the kept rows of inputs whose file changed since; before the manifest is opened.
+    def take(self, modified: Mapping[str, float | None]) -> None:
+        """Say what this call is about; before the manifest is opened.
 
-        `modified` gives the time of change of each input of this call, in seconds.
+        `modified` gives the time of change of each of its inputs, in seconds. Of those, rows that
+        are not done, or whose file has changed since, are dropped; of all others every row stays.
         """
         assert self._file is None
+        self._others = {i: kept for i, kept in self._earlier.items() if kept.owner not in modified}
         self._kept = {
             input: kept
             for input, kept in self._kept.items()
@@ -109,7 +118,7 @@ class Manifest:
 
     def _begin(self) -> TextIO:
         """Rewrite the file with the kept rows only, and open it for more."""
-        kept = {row.line for row in self._kept.values()}
+        kept = {row.line for row in (*self._kept.values(), *self._others.values())}
         partial = self.path.with_name(".manifest.partial")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -129,31 +138,20 @@ class Manifest:
             " or free some space"
         )
 
-    def _is_done(self, row: Row) -> bool:
-        outputs = row.get("outputs", [])
-        return (
-            row["status"] == "ok"
-            and row.get("run") == self.run
-            and all((self.out / output).is_file() for output in outputs)
-        )
-
     def _numbered(self) -> Iterator[tuple[int, Row]]:
         """The rows on disk with their line numbers; a torn last line is left out."""
         if not self.path.exists():
             return
-        torn: int | None = None
         with open(self.path, encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, 1):
-                if torn is not None:
+                row = _parse(line)
+                if row is not None:
+                    yield number, row
+                elif line.endswith("\n"):  # whole, so it was not torn by a crash
                     raise ValueError(
-                        f"{show(self.path)}: line {torn} is not a row of a manifest; move the "
+                        f"{show(self.path)}: line {number} is not a row of a manifest; move the "
                         "file away or choose another OUT (-o)"
                     )
-                row = _parse(line)
-                if row is None:
-                    torn = number
-                else:
-                    yield number, row
 
 
 def _parse(line: str) -> Row | None:

@@ -12,6 +12,9 @@ from vision.anomaly.detector import Detector, exactly
 from vision.anomaly.scoring import Scorer
 from vision.run.inspect import Inspection
 
+LEAST_SIDE = 8
+"""Smaller pictures are a mistake of whoever made them, and any score of theirs would be noise."""
+
 
 class AnomalyPredictor:
     """Pictures in, `Inspection`s out.
@@ -43,7 +46,7 @@ class AnomalyPredictor:
         some speed on the table.
 
         Raises:
-            ValueError: a picture is not uint8 H×W×3, or has no pixels.
+            ValueError: a picture is not uint8 H×W×3, or less than LEAST_SIDE pixels wide or high.
         """
         with exactly():
             return [self._inspect(image) for image in images]
@@ -52,6 +55,11 @@ class AnomalyPredictor:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(
                 f"a picture of {image.dtype} {image.shape}; give uint8 H×W×3 in RGB order"
+            )
+        if min(image.shape[:2]) < LEAST_SIDE:
+            raise ValueError(
+                f"a picture of {image.shape[1]}×{image.shape[0]} pixels shows no part; give"
+                f" {LEAST_SIDE} or more a side"
             )
         # A copy, since torch takes neither flipped views (BGR[..., ::-1]) nor read-only arrays.
         square = torch.tensor(resize(image, self.net.input_size).copy())  # S×S×3

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 from data.images import Picture, read, show
 from vision.run.sources import Source
 
+# What is wrong with a video stands in its row; FFmpeg and OpenCV would say it again on stderr.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
 _FRAME_SIZE = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
 
 
@@ -49,7 +53,7 @@ def frames(
             yield (source, None) if done(source) else _retrieve(capture, source)
             number += 1
         # Some containers only estimate their length, hence the tolerance.
-        if number == 0 or number < 0.95 * stated - 2:
+        if number == 0 or number < 0.99 * stated - 1:
             reason = f"ends after {number} of {stated:.0f} frames; it is damaged, copy it again"
             yield replace(video, error=f"{show(video.path)}: {reason}"), None
     finally:

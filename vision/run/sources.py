@@ -52,11 +52,11 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
     """
     found: dict[str, Source] = {}
     inputs = list(dict.fromkeys(inputs))
-    folders = sum(Path(text).is_dir() for text in inputs)
+    folders = sum(os.path.isdir(text) for text in inputs)
     labels: dict[str, str] = {}
     for text in inputs:
         path = Path(text)
-        if path.is_dir():
+        if os.path.isdir(path):  # Path.is_dir raises where a folder above may not be entered
             name = path.name if path.name not in ("", "..") else path.resolve().name
             below = Path(_unused([name], text, labels)) if folders > 1 else Path()
             batch = [replace(s, relative=below / s.relative) for s in _folder(path, out)]
@@ -65,7 +65,7 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
         elif glob.has_magic(text):
             batch = sorted(_glob(text, out), key=lambda source: source.relative.parts)
         else:
-            error = f"{show(text)}: does not exist; check the spelling"
+            error = f"{show(text)}: {_why_absent(path)}"
             batch = [Source(text, path, Path(path.name), error=error)]
         for source in batch:
             found.setdefault(source.input, source)
@@ -73,6 +73,16 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
         missing = next((source.error for source in found.values()), None)
         raise ValueError(missing or "no input: name pictures, folders, patterns or videos")
     return _with_unique_outputs(found.values(), owners or {})
+
+
+def _why_absent(path: Path) -> str:
+    try:
+        path.lstat()
+    except PermissionError:
+        return "cannot be reached, permission denied; give this user the right to enter its folder"
+    except OSError:
+        pass  # it does not exist, or its name is too long for any file
+    return "does not exist; check the spelling"
 
 
 def _source(path: Path, relative: Path) -> Source:
@@ -110,7 +120,10 @@ def _walk(root: Path, out: Path) -> Iterator[Source]:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             reason = f"{show(folder)}: cannot be listed ({error.strerror}); check its permissions"
-            yield Source(str(folder), folder, folder.relative_to(root), error=reason)
+            inside = folder.relative_to(root)
+            yield Source(
+                str(folder), folder, inside if inside.name else Path(Path(real).name), error=reason
+            )
             continue
         for entry in entries:
             path = folder / entry.name
@@ -127,7 +140,7 @@ def _judged(source: Source) -> Source:
     suffix = source.path.suffix.lower()
     if suffix not in SUFFIXES | VIDEO_SUFFIXES:
         return replace(source, skipped=f"not a picture or video by its suffix ({suffix or 'none'})")
-    if source.path.exists() and not source.path.is_file():
+    if os.path.exists(source.path) and not os.path.isfile(source.path):
         return replace(source, skipped="not a regular file")
     return source
 
@@ -153,7 +166,7 @@ def _glob(pattern: str, out: Path) -> Iterator[Source]:
             continue
         seen.add((real, path.name))
         relative = Path(path.name) if ".." in relative.parts else relative
-        if path.is_dir():
+        if os.path.isdir(path):
             for source in _walk(path, out):
                 yield replace(source, relative=relative / source.relative)
         else:

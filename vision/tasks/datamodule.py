@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from data.augment import Augmentation, geometric, reseed
-from data.inspection import InspectionDataset, collate
+from data.inspection import InspectionDataset, Split, collate
 from data.opening import open_dataset
 
 
@@ -33,7 +34,7 @@ class AnomalyData(LightningDataModule):
     def __init__(
         self,
         root: str,
-        dataset: Callable[..., InspectionDataset] = open_dataset,
+        dataset: Callable[[str, Split, int, Any], InspectionDataset] = open_dataset,
         size: int = 256,
         batch_size: int = 8,
         workers: int = 0,

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+import vision
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.config_errors import Parser, explain
 from vision.tasks.datamodule import AnomalyData
@@ -75,6 +76,10 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        if self.subcommand == "test" and not config.ckpt_path:
+            raise ValueError(
+                "test: there is nothing to test; give --ckpt_path …/model.ckpt of a run"
+            )
         if config.trainer.default_root_dir is None:
             tested = config.ckpt_path if self.subcommand != "fit" else None
             run = Path(tested).parent if tested else new_run(Path(config.run), _recipe(config))
@@ -92,7 +97,7 @@ class CLI(LightningCLI):
                 f"{folder}: holds a run already; name another --trainer.default_root_dir, or leave"
                 " it out for a new folder below runs/"
             )
-        # Testing or validating in the folder of a run replaces nothing of it.
+        # Testing or validating in the folder of a run replaces nothing that the training wrote.
         name = "config.yaml" if learning else f"{self.subcommand}.yaml"
         self.save_config_kwargs = {"config_filename": name, "overwrite": not learning}
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(folder)
@@ -144,6 +149,7 @@ def run_cli(argv: Sequence[str]) -> CLI:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     check_flags(argv)
+    argv = [*_with_recipes(argv)]
     # Without it cuBLAS may sum in another order in each run; read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     terminal = sys.stderr.isatty()
@@ -163,6 +169,19 @@ def run_cli(argv: Sequence[str]) -> CLI:
             "num_sanity_val_steps": 0,
         },
     )
+
+
+def _with_recipes(argv: Sequence[str]) -> Iterator[str]:
+    """The arguments, with a recipe of ours by its name (anomaly/ear_cpu.yaml) made a path."""
+    before = ""
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        named = value if flag == "--config" and equals else argument if before == "--config" else ""
+        ours = vision.configs() / named
+        if named and not Path(named).exists() and ours.is_file():
+            argument = f"{flag}={ours}" if equals else str(ours)
+        yield argument
+        before = argument
 
 
 def check_flags(argv: Sequence[str]) -> None:
