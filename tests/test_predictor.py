@@ -58,13 +58,19 @@ def same(first: Inspection, second: Inspection) -> bool:
 # --- predicting
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (1, 1), (5, 37), (40, 3), (100, 60)])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 37), (40, 8), (100, 60)])
 def test_the_map_has_the_size_of_the_picture(shape: tuple[int, int]) -> None:
     found = brightness()(photo(*shape))
     assert found.map.shape == shape
     assert found.map.dtype == np.float32
     assert found.map.min() >= 0
     assert found.map.max() < 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7)])
+def test_pictures_too_small_to_show_a_part(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="pixels shows no part; give 8 or more a side"):
+        brightness()(photo(*shape))
 
 
 def test_score_verdict_and_place() -> None:
@@ -352,6 +358,8 @@ def test_training_that_did_not_end_is_refused(tmp_path: Path) -> None:
         ({"a": 1, 2: "b"}, "weights of another kind"),
         ({"state_dict": {}, "hyper_parameters": {}}, "weights of another kind"),
         ({"state_dict": {}, "hyper_parameters": {}, "backbones": {}}, "no description of its net"),
+        ({"state_dict": 1, "hyper_parameters": {}, "backbones": {}}, "weights of another kind"),
+        ({"state_dict": {}, "hyper_parameters": {}, "backbones": 3}, "weights of another kind"),
         ([torch.zeros(2)], "holds no checkpoint"),
         (torch.zeros(2), "holds no checkpoint"),
     ],
@@ -363,7 +371,7 @@ def test_weights_of_another_kind(content: Any, message: str, tmp_path: Path) -> 
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     assert "no such file; give the model.ckpt of a run" in refusal(path)
-    assert "no such file" in refusal(tmp_path)
+    assert "is a folder" in refusal(tmp_path)
     for content in (b"", b"a text\n", b"PK\x03\x04 and no more"):
         path.write_bytes(content)
         assert "not a checkpoint, or a truncated one" in refusal(path)

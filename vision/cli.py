@@ -7,15 +7,25 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vision import __version__
 
-OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
+if TYPE_CHECKING:
+    from vision.run.engine import Job
+
+OK, SOME_FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+TRAIN_USAGE = """usage: train.py {fit,validate,test} --config RECIPE [--data.root DIR] [--KEY VALUE]
+
+  fit       learn from good parts, set the threshold, write RUN/model.ckpt
+  validate  the loss on held-out pictures:   --ckpt_path RUN/last.ckpt
+  test      AUROC and AU-PRO on test pictures: --ckpt_path RUN/model.ckpt
+
+`train.py fit --help` lists every key of a recipe."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`mend train fit|validate|test …` and `mend inspect|doctor …`."""
+    """`mend train fit|validate|test …` and `mend inspect|restore|doctor …`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["train"]:
         return train(argv[1:])
@@ -24,13 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(argv: Sequence[str] | None = None) -> int:
     """`fit | validate | test` by LightningCLI; exit status 2 for a mistake of the caller's."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):  # at once: what follows takes seconds to import
+        print(TRAIN_USAGE)
+        return OK if argv else WRONG_CALL
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from vision.tasks.training import run_cli
 
     _log_to_stderr()
     try:
-        run_cli(sys.argv[1:] if argv is None else argv)
+        run_cli(argv)
+    except KeyboardInterrupt:
+        return _interrupted("go on with --ckpt_path RUN/last.ckpt")
+    except SystemExit as ending:
+        if ending.code != 1:
+            raise
+        return _interrupted("go on with --ckpt_path RUN/last.ckpt")  # Lightning's way to end
     except (ValueError, OSError, MisconfigurationException) as error:
         return _refuse(error)
     except RuntimeError as error:
@@ -41,11 +61,15 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 
 def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
-    """`inspect | doctor`; exit status 0 all done, 1 some inputs failed, 2 the call is wrong."""
+    """`inspect | restore | doctor`.
+
+    Exit status 0 all done, 1 some inputs failed, 2 the call is wrong.
+    """
     parser = _Parser(prog, description="Run trained nets over pictures.")
     parser.add_argument("--version", action="version", version=f"visionmend {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inspect(commands.add_parser("inspect", help="find defects in pictures of parts"))
+    _add_restore(commands.add_parser("restore", help="enlarge or clean pictures"))
     commands.add_parser("doctor", help="say what works on this machine, and what is missing")
     if prog == "mend":
         commands.add_parser("train", help="train, validate or test (mend train --help)")
@@ -56,7 +80,9 @@ def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
 
         return doctor()
     try:
-        return _inspect(arguments)
+        return {"inspect": _inspect, "restore": _restore}[arguments.command](arguments)
+    except KeyboardInterrupt:
+        return _interrupted("what is done stays done; call again to go on")
     except (ValueError, OSError) as error:
         return _refuse(error)
 
@@ -69,22 +95,30 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(WRONG_CALL)
 
 
-def _add_inspect(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """What every task of the batch engine takes."""
     from data.images import MAX_PIXELS
 
     parser.add_argument("input", nargs="+", help="files, folders, globs or videos")
     parser.add_argument("-o", "--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument("--weights", required=True, help="model.ckpt of a training run")
+    parser.add_argument("--weights", required=True, help="model.ckpt of a run, or published ones")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--batch-size", type=int, default=batch_size, help=f"pictures at a time ({batch_size})"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="reading and writing threads (2)")
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=f"({MAX_PIXELS})")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, batch_size=8)
     parser.add_argument(
         "--false-alarms",
         type=float,
         metavar="SHARE",
         help="share of good parts that may be called defective (as trained, 0.01 by default)",
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures at a time (8)")
-    parser.add_argument("--workers", type=int, default=2, help="reading and writing threads (2)")
-    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=f"({MAX_PIXELS})")
     parser.add_argument(
         "--report-pictures", type=int, default=500, help="pictures shown in report.html (500)"
     )
@@ -95,28 +129,67 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         metavar="PACKAGE",
         help="a package of yours whose nets the weights may name; may be given again",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_restore(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, batch_size=1)
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=512,
+        metavar="N",
+        help="side in pixels above which a picture is restored in tiles (512); 0 takes it whole",
+    )
+    parser.add_argument(
+        "--ensemble", action="store_true", help="mean over 8 mirrored and turned copies; 8 × time"
+    )
+    parser.add_argument(
+        "--no-before-after", action="store_true", help="write no picture of before beside after"
+    )
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    least = {"batch_size": 1, "workers": 1, "max_pixels": 1, "report_pictures": 0}
-    for name, value in least.items():
-        if (given := getattr(arguments, name)) < value:
-            raise ValueError(f"--{name.replace('_', '-')} {given}: give {value} or more")
-    from vision.run.engine import run
     from vision.run.inspect import InspectJob
-    from vision.run.sources import find
-    from vision.run.weights import load
+    from vision.run.predictor import AnomalyPredictor
 
-    find(arguments.input, arguments.out)  # a wrong call is told before seconds of loading
-    device = _device(arguments.device)
-    predictor = load(
-        arguments.weights,
-        device=device,
+    predictor = _load(
+        arguments,
         false_alarms=arguments.false_alarms,
         trust=tuple(f"{package}." for package in arguments.trust),
     )
+    if not isinstance(predictor, AnomalyPredictor):
+        raise ValueError(f"{arguments.weights}: weights of another kind, to use with `restore`")
     job = InspectJob(predictor, report_pictures=arguments.report_pictures)
+    return _run(job, arguments, "inspected")
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from vision.run.restore import RestorationPredictor, RestoreJob
+
+    predictor = _load(arguments, tile=arguments.tile, ensemble=arguments.ensemble)
+    if not isinstance(predictor, RestorationPredictor):
+        raise ValueError(f"{arguments.weights}: weights of another kind, to use with `inspect`")
+    job = RestoreJob(predictor, before_after=not arguments.no_before_after)
+    return _run(job, arguments, "restored")
+
+
+def _load(arguments: argparse.Namespace, **options: Any) -> Any:
+    """The predictor, after a look at everything that can be wrong before seconds of loading."""
+    least = {"batch_size": 1, "workers": 1, "max_pixels": 1, "report_pictures": 0, "tile": 0}
+    for name, value in least.items():
+        if (given := getattr(arguments, name, value)) < value:
+            raise ValueError(f"--{name.replace('_', '-')} {given}: give {value} or more")
+    from vision.run.sources import find
+    from vision.run.weights import load
+
+    find(arguments.input, arguments.out)
+    return load(arguments.weights, device=_device(arguments.device), **options)
+
+
+def _run(job: Job, arguments: argparse.Namespace, done: str) -> int:
+    """The job through the batch engine; what became of the inputs is said in a line."""
+    from vision.run.engine import run
+
     summary = run(
         job,
         arguments.input,
@@ -127,7 +200,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     print(
-        f"{summary.done} inspected, {summary.skipped_done} done before, {summary.failed} failed,"
+        f"{summary.done} {done}, {summary.skipped_done} done before, {summary.failed} failed,"
         f" {summary.skipped} skipped, {summary.seconds:.1f} s"
     )
     for path in summary.outputs:
@@ -146,6 +219,11 @@ def _device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {name}: {reason}; use --device cpu") from error
     return name
+
+
+def _interrupted(cure: str) -> int:
+    print(f"interrupted; {cure}", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _refuse(error: Exception) -> int:

@@ -1,5 +1,6 @@
 """Metrics: what a trained net is judged by."""
 
 from vision.metrics.anomaly import AnomalyMetrics, au_pro, image_auroc, pixel_auroc
+from vision.metrics.restoration import luma, psnr_y, ssim_y
 
-__all__ = ["AnomalyMetrics", "au_pro", "image_auroc", "pixel_auroc"]
+__all__ = ["AnomalyMetrics", "au_pro", "image_auroc", "luma", "pixel_auroc", "psnr_y", "ssim_y"]

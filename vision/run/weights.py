@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from vision.anomaly import Detector, Scorer
     from vision.run.predictor import AnomalyPredictor
+    from vision.run.restore import RestorationPredictor
 
 OWN = ("vision.", "data.")
 
@@ -27,40 +28,63 @@ def load(
     device: str = "cpu",
     false_alarms: float | None = None,
     trust: tuple[str, ...] = (),
-) -> AnomalyPredictor:
-    """Load a checkpoint and return its predictor.
+    **options: Any,
+) -> AnomalyPredictor | RestorationPredictor:
+    """Load a checkpoint and return its predictor; what it is of is read from its keys.
 
     Args:
-        path: a `model.ckpt` that `train.py fit` wrote.
+        path: a `model.ckpt` that `train.py fit` wrote, or a published checkpoint (HAT).
         device: where the net runs (`cpu`, `cuda`, `cuda:1`).
-        false_alarms: share of good pictures that may be called defective; None keeps the one the
-            checkpoint was calibrated for.
+        false_alarms: of a detector, share of good pictures that may be called defective; None keeps
+            the one the checkpoint was calibrated for.
         trust: packages beside our own whose classes the checkpoint may name. A checkpoint is read
             with tensors and plain values only, and can build no class from elsewhere.
+        options: of a net that restores, `tile` and `ensemble` of `RestorationPredictor`.
 
     Returns:
         A predictor: `predictor(image)` for one RGB uint8 H×W×3 picture, `predictor.net` the module.
 
     Raises:
-        CheckpointError: missing, damaged, of another kind, not calibrated, or its backbone's
-            weights are not to be had here.
+        CheckpointError: missing, damaged, of another kind, not calibrated, with tensors missing or
+            surplus, or its backbone's weights are not to be had here.
     """
+    path = Path(path)
+    checkpoint = _read(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
+        return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
+    from vision.run import published
+    from vision.run.restore import RestorationPredictor
+
+    state = published.tensors(checkpoint)
+    if state is None:
+        keys = [*checkpoint][:4]
+        raise CheckpointError(f"{path}: weights of another kind (keys {keys}); {published.KNOWN}")
+    try:
+        net = published.build(state, path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return RestorationPredictor(net, device=device, fingerprint=digest, **options)
+
+
+def _inspector(
+    checkpoint: dict[str, Any],
+    path: Path,
+    device: str,
+    digest: str,
+    false_alarms: float | None,
+    trusted: tuple[str, ...],
+) -> AnomalyPredictor:
     from vision.backbones import Backbone, WeightsError
     from vision.run.predictor import AnomalyPredictor
 
-    path = Path(path)
-    checkpoint = _read(path)
-    if not {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
-        raise CheckpointError(
-            f"{path}: weights of another kind (keys {[*checkpoint][:4]}); inspect takes the"
-            " model.ckpt that `train.py fit` writes into its run folder"
-        )
-    net, scorer = _rebuild(checkpoint, OWN + trust, path)
+    net, scorer = _rebuild(checkpoint, trusted, path)
     _fill(net, checkpoint["state_dict"], "net.", path)
     _fill(scorer, checkpoint["state_dict"], "scorer.", path)
     for name, wanted in checkpoint["backbones"].items():
-        backbone = net.get_submodule(name.removeprefix("net."))
-        assert isinstance(backbone, Backbone)
+        backbone = dict(net.named_modules()).get(name.removeprefix("net."))
+        if not isinstance(backbone, Backbone):
+            raise CheckpointError(f"{path}: its net has no backbone {name}; train again")
         try:
             backbone.check(wanted)
         except WeightsError as error:
@@ -70,7 +94,6 @@ def load(
             f"{path}: training did not come to its end, so there is no threshold; take model.ckpt"
             " of a finished run, or resume with `train.py fit --ckpt_path`"
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if false_alarms is not None:
         scorer.allow(false_alarms)
         digest += f" at {false_alarms:g}"
@@ -81,16 +104,22 @@ def _read(path: Path) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
         raise CheckpointError(
-            f"{path}: no such file; give the model.ckpt of a run (runs/<recipe>/<n>/model.ckpt)"
+            f"{path}: {what}; give the model.ckpt of a run (runs/<recipe>/<n>/model.ckpt)"
         )
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or a truncated one; copy it again, or train again"
-        )
+    path.open("rb").close()  # an OSError says what keeps us from reading it
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or hostile file
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"{path}: not a checkpoint, or a truncated one; copy it again, or train again"
+            ) from error
         raise CheckpointError(
             f"{path}: damaged, or holds more than tensors and plain values"
             f" ({type(error).__name__}); nothing of it was run; give a model.ckpt of train.py"
@@ -107,6 +136,9 @@ def _rebuild(
     from vision.anomaly import Detector, Scorer
 
     hyper = checkpoint["hyper_parameters"]
+    parts = (hyper, checkpoint["backbones"], checkpoint["state_dict"])
+    if not all(isinstance(part, Mapping) for part in parts):
+        raise CheckpointError(f"{path}: weights of another kind; give a model.ckpt of train.py")
     if "net" not in hyper:
         raise CheckpointError(
             f"{path}: holds no description of its net, since it was not trained by train.py;"

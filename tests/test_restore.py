@@ -1,0 +1,252 @@
+"""`infer.py restore` and `vision.load` on published checkpoints, made here in their layout."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import vision
+from data.images import read, write_png, write_tiff
+from vision.cli import infer
+from vision.restoration import HAT
+from vision.restoration.hat import Dims
+from vision.restoration.spec import Spec
+from vision.run.restore import Restoration, RestorationPredictor, RestoreJob
+from vision.run.weights import CheckpointError
+
+TINY = Dims(embed_dim=12, depths=(1, 1), num_heads=2, compress=3, squeeze=4, window=8, features=64)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny HAT ×2 in the layout of the published files: `params_ema` beside `params`."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "HAT_SRx2.pth"
+    state = HAT(scale=2, dims=TINY).state_dict()
+    torch.save({"params": HAT(scale=2, dims=TINY).state_dict(), "params_ema": state}, path)
+    return path
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["params_ema"]
+
+
+def rows(out: Path) -> dict[str, dict[str, Any]]:
+    lines = (out / "manifest.jsonl").read_text().splitlines()
+    return {Path(row["input"]).name: row for row in map(json.loads, lines)}
+
+
+def ramp(height: int, width: int, channels: int, dtype: Any) -> np.ndarray:
+    full = 1.0 if dtype == np.float32 else np.iinfo(dtype).max
+    values = np.random.default_rng(height).random((height, width, channels)) * full
+    return values.astype(dtype)
+
+
+# --- the predictor
+
+
+def test_published_weights_load_as_they_are(published: Path) -> None:
+    predictor = vision.load(published)
+    assert isinstance(predictor, RestorationPredictor)
+    assert isinstance(predictor.net, HAT)
+    assert not predictor.net.training
+    for key, value in state_of(published).items():  # the averaged ones
+        assert torch.equal(predictor.net.state_dict()[key], value)
+    image = ramp(20, 17, 3, np.uint8)
+    result = predictor(image)
+    assert isinstance(result, Restoration)
+    with torch.no_grad():
+        wanted = predictor.net(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+    wanted = (wanted[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(result.pixels, wanted.astype(np.uint8))
+
+
+def test_a_bare_state_dict_and_safetensors_load_too(published: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state, image = state_of(published), ramp(9, 9, 3, np.uint8)
+    wanted = vision.load(published)(image).pixels
+    torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "bare.pth")
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "bare.safetensors")
+    for path in tmp_path.iterdir():
+        np.testing.assert_array_equal(vision.load(path)(image).pixels, wanted)
+
+
+class Double(nn.Module):
+    """Every pixel four times: what it makes of a picture is known."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.spec = Spec(2, 1, channels, pools_globally=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1] == self.spec.channels
+        return images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@pytest.mark.parametrize("net_channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5, 1), (1, 900, 3), (70, 90, 3)])
+def test_depth_and_channels_are_kept(
+    shape: tuple[int, int, int], dtype: Any, net_channels: int
+) -> None:
+    image = ramp(*shape, dtype)
+    predictor = RestorationPredictor(Double(net_channels), tile=64)
+    found = predictor(image)
+    np.testing.assert_allclose(found.pixels, image.repeat(2, 0).repeat(2, 1), rtol=1e-6, atol=1e-7)
+    assert found.pixels.dtype == dtype
+    assert (found.tiles > 1) == (max(shape) > 64)
+    assert predictor(image[..., 0]).pixels.shape == (2 * shape[0], 2 * shape[1])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.int32), "a picture of int32"),
+        (np.zeros((0, 4, 3), np.uint8), "give uint8, uint16 or float32"),
+        (np.zeros((4, 4, 4), np.uint8), "a picture of 4 channels; give 1 or 3"),
+        (np.full((4, 4, 3), np.nan, np.float32), "NaN or infinite"),
+    ],
+)
+def test_pictures_that_are_refused(image: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RestorationPredictor(Double())(image)
+
+
+# --- the command
+
+
+def test_every_kind_of_picture(published: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    (source / "below").mkdir(parents=True)
+    write_png(source / "colour.png", ramp(20, 30, 3, np.uint8))
+    write_png(source / "grey16.png", ramp(12, 9, 1, np.uint16))
+    write_png(source / "alpha.png", ramp(16, 16, 4, np.uint8))
+    write_png(source / "below" / "one.png", ramp(1, 1, 3, np.uint8))
+    write_png(source / "line.png", ramp(1, 2000, 3, np.uint8))
+    write_tiff(source / "float.tif", ramp(8, 8, 1, np.float32))
+    Image.fromarray(ramp(8, 8, 4, np.uint8)[..., [0, 3]], "LA").save(source / "grey_alpha.png")
+    call = ["restore", str(source), "-o", str(out), "--weights", str(published), "--quiet"]
+    assert infer(call) == 0
+    found = rows(out)
+    assert {name: row["status"] for name, row in found.items()} == dict.fromkeys(found, "ok")
+    for name, row in found.items():
+        before, after = read(Path(row["input"])), read(out / row["outputs"][0])
+        height, width = before.pixels.shape[:2]
+        assert after.pixels.shape[:2] == (2 * height, 2 * width)
+        assert (row["height"], row["width"], row["scale"]) == (2 * height, 2 * width, 2)
+        assert after.pixels.dtype == before.pixels.dtype, name
+        assert (after.alpha is None) == (before.alpha is None)
+        if before.alpha is None:
+            assert after.pixels.shape[2] == before.pixels.shape[2]
+        assert cv2.imread(str(out / row["outputs"][1])).shape[:2] <= (2 * height, 2 * width)
+    assert (out / "below" / "one.png").exists()
+    assert found["line.png"]["pooling"] == "per tile"  # 1×2000 is above 512
+    assert found["colour.png"]["pooling"] == "whole"
+
+
+def test_bad_pictures_are_rows(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    write_png(source / "good.png", ramp(8, 8, 3, np.uint8))
+    (source / "text.png").write_text("no picture")
+    nan = np.full((8, 8, 1), np.nan, np.float32)
+    write_tiff(source / "nan.tif", nan)
+    call = ["restore", str(source), "-o", str(out), "--weights", str(published), "--quiet"]
+    assert infer(call) == 1
+    found = rows(out)
+    assert {name: row["status"] for name, row in found.items()} == {
+        "good.png": "ok",
+        "text.png": "error",
+        "nan.tif": "error",
+    }
+    assert "NaN or infinite" in found["nan.tif"]["error"]
+    capsys.readouterr()
+    assert infer(call) == 1
+    assert "0 restored, 1 done before, 2 failed" in capsys.readouterr().out
+
+
+def test_tile_and_ensemble_are_part_of_what_was_done(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "a.png", ramp(66, 20, 3, np.uint8))
+    call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet"]
+    call += ["--weights", str(published)]
+    results = []
+    for more in ([], ["--tile", "64"], ["--ensemble"], ["--ensemble"]):
+        assert infer([*call, *more, "--no-before-after"]) == 0
+        (row,) = rows(tmp_path / "out").values()
+        results.append((row["tiles"], read(tmp_path / "out" / "a.png").pixels))
+    assert [tiles for tiles, _ in results] == [1, 2, 1, 1]
+    assert not np.array_equal(results[0][1], results[2][1])
+    assert np.abs(results[0][1].astype(int) - results[1][1]).mean() < 3
+    assert "0 restored, 1 done before" in capsys.readouterr().out.splitlines()[-1]
+    assert not list((tmp_path / "out").glob("*.jpg"))
+
+
+# --- weights that are refused
+
+
+def damaged(published: Path, path: Path, change: str) -> Path:
+    state = state_of(published)
+    if change == "missing":
+        del state["conv_after_body.bias"], state["norm.weight"]
+    elif change == "surplus":
+        state["conv_extra.bias"] = torch.zeros(3)
+    elif change == "shape":
+        state["norm.weight"] = torch.zeros(5)
+    elif change == "foreign":
+        state = {"encoder.0.weight": torch.zeros(2, 2)}
+    torch.save({"params_ema": state}, path)
+    if change == "truncated":
+        path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", r"looks like HAT.*\(missing: conv_after_body.bias, norm.weight\)"),
+        ("surplus", r"\(surplus: conv_extra.bias\)"),
+        ("shape", r"\(of another shape: norm.weight\)"),
+        ("foreign", r"weights of another kind \(keys \['encoder.0.weight'\]\); give"),
+        ("truncated", "not a checkpoint, or a truncated one"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    change: str, message: str, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = damaged(published, tmp_path / "damaged.pth", change)
+    with pytest.raises(CheckpointError, match=message):
+        vision.load(path)
+    write_png(tmp_path / "a.png", ramp(8, 8, 3, np.uint8))
+    call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert infer([*call, "--weights", str(path)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_refuses_what_restores(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "a.png", ramp(8, 8, 3, np.uint8))
+    call = ["inspect", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert infer([*call, "--weights", str(published)]) == 2
+    assert "weights of another kind, to use with `restore`" in capsys.readouterr().err
+    assert infer(["restore", *call[1:], "--weights", str(published), "--tile", "-3"]) == 2
+    assert "--tile -3: give 0 or more" in capsys.readouterr().err
+
+
+def test_the_job_says_what_it_did() -> None:
+    job = RestoreJob(RestorationPredictor(Double(), tile=64, ensemble=True, fingerprint="f"))
+    assert job.fingerprint == "f tile 64 ensemble"

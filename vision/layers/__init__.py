@@ -1,0 +1,1 @@
+"""Blocks shared by two nets or more."""

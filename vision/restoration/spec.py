@@ -1,0 +1,23 @@
+"""What the engine has to know of a net that restores, without knowing its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Raw facts about a net.
+
+    Attributes:
+        scale: sides of the output over sides of the input.
+        multiple: what the net pads the sides of its input to.
+        channels: of the pictures it takes, 3 for RGB or 1 for grey.
+        pools_globally: whether it pools over the whole picture, so that tiles differ from the
+            whole.
+    """
+
+    scale: int
+    multiple: int
+    channels: int
+    pools_globally: bool
