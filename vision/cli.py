@@ -35,9 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(argv: Sequence[str] | None = None) -> int:
     """`fit | validate | test` by LightningCLI; exit status 2 for a mistake of the caller's."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):  # at once: what follows takes seconds to import
+    # At once, for what follows takes seconds to import.
+    if not argv:
+        return _refuse(ValueError("nothing to do; say fit,validate,test (train.py --help)"))
+    if argv[0] in ("-h", "--help"):
         print(TRAIN_USAGE)
-        return OK if argv else WRONG_CALL
+        return OK
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from vision.tasks.training import run_cli
@@ -149,14 +152,14 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from vision.run.inspect import InspectJob
-    from vision.run.predictor import AnomalyPredictor
-
     predictor = _load(
         arguments,
         false_alarms=arguments.false_alarms,
         trust=tuple(f"{package}." for package in arguments.trust),
     )
+    from vision.run.inspect import InspectJob
+    from vision.run.predictor import AnomalyPredictor
+
     if not isinstance(predictor, AnomalyPredictor):
         raise ValueError(f"{arguments.weights}: weights of another kind, to use with `restore`")
     job = InspectJob(predictor, report_pictures=arguments.report_pictures)
@@ -164,9 +167,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
+    predictor = _load(arguments, tile=arguments.tile, ensemble=arguments.ensemble)
     from vision.run.restore import RestorationPredictor, RestoreJob
 
-    predictor = _load(arguments, tile=arguments.tile, ensemble=arguments.ensemble)
     if not isinstance(predictor, RestorationPredictor):
         raise ValueError(f"{arguments.weights}: weights of another kind, to use with `inspect`")
     job = RestoreJob(predictor, before_after=not arguments.no_before_after)
@@ -180,9 +183,10 @@ def _load(arguments: argparse.Namespace, **options: Any) -> Any:
         if (given := getattr(arguments, name, value)) < value:
             raise ValueError(f"--{name.replace('_', '-')} {given}: give {value} or more")
     from vision.run.sources import find
-    from vision.run.weights import load
 
     find(arguments.input, arguments.out)
+    from vision.run.weights import load
+
     return load(arguments.weights, device=_device(arguments.device), **options)
 
 
