@@ -17,7 +17,7 @@ MARK = ".made-by-demo"
 
 
 def main(
-    folder: Path = Path("demo"), train_on: int = 120, good: int = 20, bad: int = 30, *more: str
+    folder: Path = Path("demo"), train_on: int = 80, good: int = 16, bad: int = 24, *more: str
 ) -> int:
     """Run the demo in `folder`, whose contents are replaced; the exit status of what failed.
 
