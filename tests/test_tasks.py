@@ -177,6 +177,7 @@ def test_a_folder_with_a_run_is_refused(
     assert sorted(trained.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_resume(
     trained: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,6 +234,7 @@ def test_a_scoring_that_the_net_cannot_give(
     assert "scoring=fused: needs the maps ('structure', 'features')" in refusal(capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("--trainer.max_epochs", 0), ()])
 def test_neighbours_need_no_training(
     flags: tuple[object, ...], parts: Path, tmp_path: Path
@@ -285,6 +287,7 @@ def test_unmarked_defects_give_image_metrics_only(trained: Path, tmp_path: Path)
     assert results.keys() == ALL_METRICS - {"pixel_auroc", "au_pro_0.3", "au_pro_0.05"}
 
 
+@pytest.mark.slow
 def test_good_pictures_alone(
     trained: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
