@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +36,17 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each call, made in turn after a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            took = seconds(call)
+            if turn:  # the first is the warm-up
+                times[name].append(took)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
 @torch.inference_mode()
 def speed() -> None:
     """Time per picture, ViT included, against RIAD's 12 passes of the same U-Net."""
@@ -54,15 +65,10 @@ def speed() -> None:
             "EAR best": best,
         }
         pictures = {name: torch.rand(1, 3, n.input_size, n.input_size) for name, n in nets.items()}
-        times: dict[str, list[float]] = {name: [] for name in nets}
-        for turn in range(ROUNDS + 1):
-            for name, net in nets.items():
-                took = seconds(partial(net.maps, pictures[name]))
-                if turn:  # the first is a warm-up
-                    times[name].append(took)
-        medians = {name: statistics.median(t) for name, t in times.items()}
-        for name, median in medians.items():
-            ratio = median / medians["RIAD, 12 masks"]
+        calls = {name: partial(net.maps, pictures[name]) for name, net in nets.items()}
+        took = medians(calls, ROUNDS)
+        for name, median in took.items():
+            ratio = median / took["RIAD, 12 masks"]
             table.add_row(preset, name, f"{1000 * median:.0f}", f"{ratio:.2f}")
     console.print(table)
 

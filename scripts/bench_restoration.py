@@ -7,11 +7,10 @@ matrix products, for the 102.4 GMACs of HAT at this size.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
+from bench import medians, seconds
 from rich.console import Console
 from rich.table import Table
 from spandrel import ModelLoader
@@ -19,12 +18,6 @@ from spandrel import ModelLoader
 from vision.restoration import HAT
 
 ROUNDS, GMACS = 5, {"HAT": 102.4, "HAT-S": 54.9}
-
-
-def seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 @torch.inference_mode()
@@ -41,16 +34,9 @@ def main() -> None:
         torch.manual_seed(0)
         ours = HAT(preset, 4).eval()
         theirs = ModelLoader().load_from_state_dict(dict(ours.state_dict())).model.eval()
-        nets = {"spandrel": theirs, "ours": ours}
-        times: dict[str, list[float]] = {name: [] for name in nets}
-        for turn in range(ROUNDS + 1):
-            for name, net in nets.items():
-                took = seconds(lambda net=net: net(image))
-                if turn:  # the first is a warm-up
-                    times[name].append(took)
-        medians = {name: statistics.median(t) for name, t in times.items()}
-        for name, median in medians.items():
-            ratio = f"{median / medians['spandrel']:.2f}"
+        took = medians({"spandrel": partial(theirs, image), "ours": partial(ours, image)}, ROUNDS)
+        for name, median in took.items():
+            ratio = f"{median / took['spandrel']:.2f}"
             share = f"{2 * GMACS[preset] / median / rate:.0%}"
             table.add_row(f"{preset} ×4", name, f"{1000 * median:.0f}", ratio, share)
     console.print(table)

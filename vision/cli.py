@@ -48,12 +48,10 @@ def train(argv: Sequence[str] | None = None) -> int:
     _log_to_stderr()
     try:
         run_cli(argv)
-    except KeyboardInterrupt:
-        return _interrupted("go on with --ckpt_path RUN/last.ckpt")
-    except SystemExit as ending:
-        if ending.code != 1:
+    except (KeyboardInterrupt, SystemExit) as ending:
+        if getattr(ending, "code", 1) != 1:  # Lightning makes exit(1) of an interruption
             raise
-        return _interrupted("go on with --ckpt_path RUN/last.ckpt")  # Lightning's way to end
+        return _interrupted("go on with --ckpt_path RUN/last.ckpt")
     except (ValueError, OSError, MisconfigurationException) as error:
         return _refuse(error)
     except RuntimeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,19 +184,22 @@ class AnomalyTask(LightningModule):
         number = 0
         for batch in self._told(held_out, "choosing the scoring"):
             for image, index in zip(batch["image"], batch["index"], strict=True):
-                for copy in range(copies if number % every == 0 else 0):
-                    maps = self._smoothed(self._painted(image, (index, copy))[None])
+                for painted in self._painted(image, index, copies if number % every == 0 else 0):
+                    maps = self._smoothed(painted[None])
                     for choice, found in scores.items():
                         found.append(self.scorer.fuse(maps, choice).amax())
                 number += 1
         return {choice: torch.stack(found) for choice, found in scores.items()}
 
-    def _painted(self, image: Tensor, seed: tuple[int, int]) -> Tensor:
-        """The 3×H×W picture with a defect inside what the net takes for the part."""
+    def _painted(self, image: Tensor, index: int, copies: int) -> Iterator[Tensor]:
+        """Copies of the 3×H×W picture, a defect in each inside what the net takes for the part."""
+        if not copies:
+            return
         region = self.net.region(image[None].to(self.device))[0, 0].cpu().numpy() > 0.5
         rgb = (image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-        picture, _ = paint(rgb, np.random.default_rng(seed), region=region)
-        return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+        for copy in range(copies):
+            picture, _ = paint(rgb, np.random.default_rng([index, copy]), region=region)
+            yield torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
     def _smoothed(self, images: Tensor) -> dict[str, Tensor]:
         # One picture at a time, as `Predictor` does: the threshold must see the same numbers.

@@ -80,16 +80,16 @@ class CLI(LightningCLI):
             raise ValueError(
                 "test: there is nothing to test; give --ckpt_path …/model.ckpt of a run"
             )
-        if config.trainer.default_root_dir is None:
-            tested = config.ckpt_path if self.subcommand != "fit" else None
-            run = Path(tested).parent if tested else new_run(Path(config.run), _recipe(config))
-            config.trainer.default_root_dir = str(run)
         precision = str(config.trainer.precision)
         if precision.endswith("-true") and precision != "32-true":
             raise ValueError(
                 f"trainer.precision {precision}: features and maps are float32; use 32-true, or"
                 " bf16-mixed on a GPU"
             )
+        if config.trainer.default_root_dir is None:
+            tested = config.ckpt_path if self.subcommand != "fit" else None
+            run = Path(tested).parent if tested else new_run(Path(config.run), _recipe(config))
+            config.trainer.default_root_dir = str(run)
         folder = Path(config.trainer.default_root_dir)
         learning = self.subcommand == "fit"
         if learning and (folder / "config.yaml").exists():
