@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import picture, shaken, without_gradient
 from spandrel import ModelLoader
 from torch import Tensor
 
@@ -29,20 +30,6 @@ PUBLISHED = {
 def tiny(**options: Any) -> HAT:
     torch.manual_seed(0)
     return shaken(HAT(dims=TINY, **options)).eval()
-
-
-@torch.no_grad()
-def shaken(net: HAT) -> HAT:
-    """Every parameter moved, so that none is zero and none goes untested."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in net.parameters():
-        parameter += 0.03 * torch.randn(parameter.shape, generator=generator)
-    return net
-
-
-def picture(height: int, width: int, channels: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(height * width)
-    return torch.rand(1, channels, height, width, generator=generator)
 
 
 @torch.no_grad()
@@ -101,7 +88,7 @@ def test_shapes(scale: int, channels: int, size: tuple[int, int]) -> None:
 def test_every_parameter_gets_a_gradient() -> None:
     net = tiny(scale=2, drop_path=0.0).train()
     net(picture(24, 16).repeat(2, 1, 1, 1)).square().mean().backward()
-    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert without_gradient(net) == []
 
 
 @torch.no_grad()

@@ -8,18 +8,38 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jsonargparse
 import numpy as np
 import pytest
+import torch
 import yaml
 from trained import VIT, fit
 
 import vision
-from vision.tasks import AnomalyData, AnomalyTask
+from vision.tasks.training import TASKS
 
-RECIPES = sorted(vision.configs().rglob("*.yaml"))
-SMALL = {"size": 64, "mask_grid": 4, "unet": "tiny", "capacity": 256}
-every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+RECIPES = {
+    kind: sorted((vision.configs() / kind).glob("*.yaml")) for kind in ("anomaly", "restoration")
+}
+SMALL = {
+    # of detectors
+    "size": 64,
+    "mask_grid": 4,
+    "unet": "tiny",
+    "capacity": 256,
+    # of nets that restore
+    "width": 8,
+    "groups": 1,
+    "depths": [1] * 5,
+    "blocks": 1,
+    "dims": {"embed_dim": 12, "depths": [2], "num_heads": 2, "squeeze": 3, "window": 8},
+}
+
+
+def every(*kinds: str) -> pytest.MarkDecorator:
+    paths = [path for kind in kinds for path in RECIPES[kind]]
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -54,25 +74,31 @@ def shrink(recipe: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def test_there_are_recipes() -> None:
-    assert {"ear_mvtec", "ear_cpu", "ear_demo"} <= {path.stem for path in RECIPES}
+    assert {"ear_mvtec", "ear_cpu", "ear_demo"} <= {path.stem for path in RECIPES["anomaly"]}
+    assert {"hat_x2", "rat", "dwformer"} <= {path.stem for path in RECIPES["restoration"]}
+    assert sorted(path for kind in RECIPES.values() for path in kind) == sorted(
+        vision.configs().rglob("*.yaml")
+    )
 
 
-@every_recipe
+@every("anomaly", "restoration")
 def test_it_builds_as_it_stands(path: Path) -> None:
     recipe = read(path)
     set_backbones(recipe["model"], weights="none")  # the architecture is what it says
+    recipe["model"].pop("loss", None)  # may want weights from elsewhere
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(AnomalyTask, "model")
-    parser.add_class_arguments(AnomalyData, "data")
+    task, data = TASKS[recipe.get("task", "inspect")]
+    parser.add_class_arguments(task, "model")
+    parser.add_class_arguments(data, "data")
     sections = {key: recipe[key] for key in ("model", "data")}
     built = parser.instantiate_classes(parser.parse_object(sections))
-    assert built.model.net.input_size % 2 == 0
+    assert built.model.net
     assert built.data.root == recipe["data"]["root"]
     assert path.read_text().startswith("# ")  # it says what it is for
 
 
 @pytest.mark.slow
-@every_recipe
+@every("anomaly")
 def test_it_trains_loads_and_predicts(path: Path, parts: Path, tmp_path: Path) -> None:
     recipe = tmp_path / path.name
     recipe.write_text(yaml.safe_dump(shrink(read(path), parts)))
@@ -86,3 +112,66 @@ def test_it_trains_loads_and_predicts(path: Path, parts: Path, tmp_path: Path) -
     assert np.isfinite(found.map).all()
     if predictor.net.learns:
         assert (run / "last.ckpt").is_file()
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures in the layouts of all the data sets that the recipes name."""
+    root = tmp_path_factory.mktemp("photographs")
+    draw = np.random.default_rng(0)
+    sides = ("input", "target", "Poled/LQ", "Poled/HQ", "Toled/LQ", "Toled/HQ", "")
+    for split in ("train", "val", "test"):
+        for side in sides:
+            folder = root / ("clean" if not side else "pairs") / split / side
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("1.png", "2.png"):
+                small = draw.integers(0, 256, (8, 9, 3), np.uint8)
+                cv2.imwrite(str(folder / name), cv2.resize(small, (144, 144)))
+    return root
+
+
+def shrink_restoration(recipe: dict[str, Any], root: Path, vgg: Path) -> dict[str, Any]:
+    """The recipe for a step of each optimiser on tiny pictures."""
+    for part in ("net", "discriminator"):
+        if part in recipe["model"]:
+            spec = recipe["model"][part]
+            module, _, name = spec["class_path"].rpartition(".")
+            known = signatures.signature(getattr(import_module(module), name)).parameters
+            own = spec.setdefault("init_args", {})
+            own |= {k: v for k, v in SMALL.items() if k in known and k not in ("blocks", "dims")}
+            if name == "MPGNet":
+                own["blocks"] = SMALL["blocks"]
+            if name == "HAT":
+                own["dims"] = SMALL["dims"]
+    for spec in recipe["model"].get("loss", {}).get("init_args", {}).get("losses", []):
+        if spec["class_path"].endswith(".Perceptual"):
+            spec["init_args"] = {"weights_file": str(vgg)}
+    clean = recipe["data"]["dataset"]["class_path"].endswith(".Degraded")
+    scale = recipe["model"]["net"].get("init_args", {}).get("scale", 1)
+    patch = recipe["data"]["patch"] and 32 // scale
+    recipe["data"] |= {"root": str(root / ("clean" if clean else "pairs")), "batch_size": 2}
+    recipe["data"] |= {"workers": 0, "repeat": 1, "patch": patch}
+    steps = {"max_steps": 2} if recipe["task"] == "adversarial" else {"max_steps": 1}
+    recipe["trainer"] |= {**steps, "accelerator": "cpu", "limit_val_batches": 1}
+    recipe["trainer"] |= {"check_val_every_n_epoch": 1}
+    return recipe
+
+
+@pytest.mark.slow
+@every("restoration")
+def test_it_trains_loads_and_restores(path: Path, photographs: Path, tmp_path: Path) -> None:
+    content = read(path)
+    vgg = tmp_path / "vgg19.pth"
+    if "Perceptual" in path.read_text():
+        from torchvision.models import vgg19
+
+        torch.save(vgg19().state_dict(), vgg)
+    recipe = tmp_path / path.name
+    recipe.write_text(yaml.safe_dump(shrink_restoration(content, photographs, vgg)))
+    assert fit(recipe, run=tmp_path / "runs") == 0
+    run = tmp_path / "runs" / path.stem / "001"
+    predictor = vision.load(run / "model.ckpt")
+    found = predictor(np.full((20, 24, 3), 128, np.uint8))
+    scale = content["model"]["net"].get("init_args", {}).get("scale", 1)
+    assert found.pixels.shape == (20 * scale, 24 * scale, 3)
+    assert (run / "last.ckpt").is_file()

@@ -145,6 +145,13 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
         "--ensemble", action="store_true", help="mean over 8 mirrored and turned copies; 8 × time"
     )
     parser.add_argument(
+        "--pooling",
+        choices=("tile", "shared"),
+        default="tile",
+        help="of nets that pool over the whole picture: each tile for itself (default), or jointly"
+        " by a second pass over the tiles",
+    )
+    parser.add_argument(
         "--no-before-after", action="store_true", help="write no picture of before beside after"
     )
 
@@ -165,7 +172,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    predictor = _load(arguments, tile=arguments.tile, ensemble=arguments.ensemble)
+    predictor = _load(
+        arguments,
+        tile=arguments.tile,
+        ensemble=arguments.ensemble,
+        share_pooling=arguments.pooling == "shared",
+    )
     from vision.run.restore import RestorationPredictor, RestoreJob
 
     if not isinstance(predictor, RestorationPredictor):

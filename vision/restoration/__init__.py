@@ -1,5 +1,8 @@
-"""Nets that restore."""
+"""Nets that restore, and one that learns what is to be restored."""
 
+from vision.restoration.dwformer import DWFormer
 from vision.restoration.hat import HAT
+from vision.restoration.mpgnet import Discriminator, MPGNet
+from vision.restoration.rat import RAT
 
-__all__ = ["HAT"]
+__all__ = ["HAT", "RAT", "DWFormer", "Discriminator", "MPGNet"]

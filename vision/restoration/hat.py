@@ -25,6 +25,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from vision.layers.padding import mirror_pad
+from vision.layers.pooling import GlobalMean
 from vision.restoration.spec import Spec
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K in RGB
@@ -71,7 +72,7 @@ class ChannelAttention(nn.Module):
     def __init__(self, dim: int, squeeze: int) -> None:
         super().__init__()
         self.attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
+            GlobalMean(),
             nn.Conv2d(dim, dim // squeeze, 1),
             nn.ReLU(inplace=True),
             nn.Conv2d(dim // squeeze, dim, 1),
@@ -273,6 +274,8 @@ class HAT(nn.Module):
             raise ValueError(f"HAT preset {preset}: choose one of {', '.join(PRESETS)}")
         if scale not in (1, 2, 3, 4, 8):
             raise ValueError(f"HAT scale {scale}: choose 1, 2, 3, 4 or 8")
+        if isinstance(dims, Mapping):  # so a checkpoint of ours describes them
+            dims = Dims(**dims)
         self.dims = dims = dims or PRESETS[preset]
         dim, features = dims.embed_dim, dims.features
         if dim % dims.num_heads:

@@ -15,9 +15,11 @@ class Spec:
         channels: of the pictures it takes, 3 for RGB or 1 for grey.
         pools_globally: whether it pools over the whole picture, so that tiles differ from the
             whole.
+        regions: whether it is called with a region map beside the pictures.
     """
 
     scale: int
     multiple: int
     channels: int
     pools_globally: bool
+    regions: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.images import Picture, Pixels, write_jpeg, write_png, write_tiff
+from data.regions import superpixels
 from vision.run.manifest import Manifest
 from vision.run.sources import Source
 from vision.run.tiles import Tiler
@@ -43,6 +45,8 @@ class RestorationPredictor:
         tile: side in pixels of the input above which it is restored in tiles; 0 for whole.
         ensemble: the mean over the eight ways to mirror and turn the picture, which takes eight
             times as long (the "+" of published tables).
+        share_pooling: whether the tiles of a picture share what a net pools over all pixels, in a
+            second pass over them; else each tile pools for itself.
         fingerprint: of the weights; the engine reuses results only under the same one.
     """
 
@@ -53,22 +57,31 @@ class RestorationPredictor:
         device: str = "cpu",
         tile: int = TILE,
         ensemble: bool = False,
+        share_pooling: bool = False,
         fingerprint: str = "",
     ) -> None:
         self.device = torch.device(device)
         self.net = net.eval().to(self.device)
         spec: Any = net.spec
         self.spec: Spec = spec
-        call = (lambda x: eightfold(self.net, x)) if ensemble else self.net
-        self.tiler = Tiler(call, self.spec.scale, tile, self.device)
-        self.fingerprint = f"{fingerprint} tile {tile}{' ensemble' if ensemble else ''}"
+        self.shares = share_pooling and self.spec.pools_globally
+        call = (lambda x: eightfold(self._net, x)) if ensemble else self._net
+        pools = self.net if self.shares else None
+        self.tiler = Tiler(call, self.spec.scale, tile, self.device, pools)
+        how = f" tile {tile}{' ensemble' if ensemble else ''}{' shared' if self.shares else ''}"
+        self.fingerprint = fingerprint + how
 
     @torch.inference_mode()
-    def __call__(self, image: Pixels) -> Restoration:
+    def __call__(self, image: Pixels, regions: NDArray[np.integer] | None = None) -> Restoration:
         """Restore uint8, uint16 or float32 (in [0, 1]) H×W, H×W×1 or H×W×3 RGB.
 
         Grey pictures stay grey: a net for colour sees them three times and its channels are
         averaged. Colour passes a net for grey channel by channel.
+
+        Args:
+            image: the picture.
+            regions: H×W labels ≥ 0, for a net that attends within regions; by default superpixels
+                (`data.regions.superpixels`). Other nets do not look at it.
 
         Raises:
             ValueError: another dtype or shape, or pixels that are not finite.
@@ -86,24 +99,46 @@ class RestorationPredictor:
         values = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1) / full
         if not values.isfinite().all():
             raise ValueError("the picture has pixels that are NaN or infinite; replace them")
-        restored, tiles = self._through(values)
+        labels = self._labels(image, regions) if self.spec.regions else values[:0]
+        restored, tiles = self._through(values, labels)
         levels = restored.clamp_(0, 1).mul_(full).permute(1, 2, 0).numpy()
         if image.dtype != np.float32:
             levels = np.rint(levels, out=levels)
         done: Any = np.ascontiguousarray(levels, image.dtype)
         return Restoration(done[..., 0] if image.ndim == 2 else done, tiles)
 
-    def _through(self, values: Tensor) -> tuple[Tensor, int]:
+    def _labels(self, image: Pixels, regions: NDArray[np.integer] | None) -> Tensor:
+        """1×H×W; float, as they go through tiles and turns as one more channel."""
+        if regions is None:
+            pixels: Any = np.atleast_3d(image)
+            regions = superpixels(Picture(pixels).rgb8())
+        if regions.shape != image.shape[:2]:
+            raise ValueError(
+                f"a region map of {regions.shape} for a picture of {image.shape[:2]}; make it of"
+                " the size of the picture"
+            )
+        return torch.from_numpy(regions.astype(np.float32))[None]
+
+    def _through(self, values: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """C×H×W → C×(scale·H)×(scale·W) and the tiles it took, whatever the net's channels."""
+
+        def through(channels: Tensor) -> Tensor:
+            return self.tiler(torch.cat([channels, labels]))
+
         if len(values) == self.spec.channels:
-            return self.tiler(values), self.tiler.used
-        if len(values) == 1:
-            grey = self.tiler(values.expand(self.spec.channels, -1, -1)).mean(0, keepdim=True)
-            return grey, self.tiler.used
-        return torch.cat([self.tiler(channel[None]) for channel in values]), self.tiler.used
+            restored = through(values)
+        elif len(values) == 1:
+            restored = through(values.expand(self.spec.channels, -1, -1)).mean(0, keepdim=True)
+        else:
+            restored = torch.cat([through(channel[None]) for channel in values])
+        return restored, self.tiler.used
+
+    def _net(self, x: Tensor) -> Tensor:
+        """B×C×h×w → restored; with a region map as one more channel, where the net wants it."""
+        return self.net(x[:, :-1], x[:, -1:].long()) if self.spec.regions else self.net(x)
 
 
-def eightfold(net: nn.Module, images: Tensor) -> Tensor:
+def eightfold(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """The mean of what `net` makes of the eight mirrored and turned B×C×H×W pictures."""
     total: Tensor | None = None
     for turns in range(4):
@@ -123,8 +158,9 @@ class RestoreJob:
 
     Per picture: `<name>.png` (`.tif` for float pixels) of the same depth and channels, alpha
     enlarged apart by cubic interpolation, and `<name>.before-after.jpg`. In the row: `scale`,
-    `width` and `height` of the result, `tiles`, and `pooling`: `whole`, or `per tile` where a net
-    that pools over the whole picture saw it in tiles, so that the result depends a little on them.
+    `width` and `height` of the result, `tiles`, and `pooling`: `whole`, or where a net that pools
+    over the whole picture saw it in tiles, `per tile` or `shared`; its result then depends a little
+    on the tiles.
     """
 
     name = "restore"
@@ -163,14 +199,15 @@ class RestoreJob:
             after = Picture(result.pixels[..., :3], name=picture.name).rgb8()
             write_jpeg(out / outputs[1], before_after(picture.rgb8(), after))
         height, width = result.pixels.shape[:2]
-        shared = spec.pools_globally and result.tiles > 1
+        tiled = spec.pools_globally and result.tiles > 1
+        pooling = "shared" if self.predictor.shares else "per tile"
         return {
             "outputs": outputs,
             "scale": spec.scale,
             "width": width,
             "height": height,
             "tiles": result.tiles,
-            "pooling": "per tile" if shared else "whole",
+            "pooling": pooling if tiled else "whole",
         }
 
     def finish(self, manifest: Manifest, out: Path) -> list[Path]:

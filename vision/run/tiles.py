@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from vision.layers.pooling import Passes, shared_pooling
 
 Net = Callable[[Tensor], Tensor]
 OVERLAP = 32
@@ -28,24 +31,39 @@ class Tiler:
         scale: of the net.
         tile: side of a tile in pixels of the input; 0 takes pictures whole as long as they fit.
         device: where the net runs; the picture and its restoration stay on the CPU.
+        pools: a net that pools over the whole picture, to have all tiles of a picture share what
+            they pool (`vision.layers.pooling`), for twice the time; None lets each pool its own.
 
     Attributes:
         used: how many tiles the last picture took.
     """
 
-    def __init__(self, net: Net, scale: int, tile: int, device: torch.device) -> None:
+    def __init__(
+        self, net: Net, scale: int, tile: int, device: torch.device, pools: nn.Module | None = None
+    ) -> None:
         if tile and tile < SMALLEST:
             raise ValueError(f"a tile of {tile} pixels is too small; give {SMALLEST} or more, or 0")
         self.net, self.scale, self.tile, self.device = net, scale, tile, device
-        self.used = 0
+        self.pools, self.used = pools, 0
+        self._passes: Passes | None = None
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
         """C×H×W float in [0, 1] → C×(scale·H)×(scale·W) float32, not clamped."""
-        self.used = 0
-        return self._restored(image)
+        with shared_pooling(self.pools) if self.pools else nullcontext() as self._passes:
+            self.used = 0
+            restored = self._restored(image)
+            if self._passes is None or self.used == 1:
+                return restored
+            del restored  # its tiles pooled each for itself; now they know of each other
+            self._passes.settle()
+            self.used = 0
+            return self._restored(image)
 
-    def _restored(self, image: Tensor) -> Tensor:
+    def _restored(self, image: Tensor, share: float = 1.0) -> Tensor:
+        """`share` is the share of the pixels that no neighbouring tile counts as its own."""
+        if self._passes:
+            self._passes.share(share)
         height, width = image.shape[-2:]
         if not self.tile or max(height, width) <= self.tile:
             try:
@@ -59,16 +77,17 @@ class Tiler:
                 self.used += 1
                 return whole
             # Only here, after the handler: while it ran, the failed pass held its memory.
-        return self._in_tiles(image)
+        return self._in_tiles(image, share)
 
-    def _in_tiles(self, image: Tensor) -> Tensor:
+    def _in_tiles(self, image: Tensor, share: float) -> Tensor:
         restored: Tensor | None = None
         rows, columns = (places(side, self.tile) for side in image.shape[-2:])
         s = self.scale
         for top, vertical in rows:
             for left, horizontal in columns:
                 part = image[:, top : top + len(vertical), left : left + len(horizontal)]
-                done = self._restored(part)
+                own = float(vertical.mean() * horizontal.mean())
+                done = self._restored(part, share * own)
                 down = vertical.repeat_interleave(s)[:, None]
                 done *= down * horizontal.repeat_interleave(s)
                 if restored is None:

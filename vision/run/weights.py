@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +33,15 @@ def load(
     """Load a checkpoint and return its predictor; what it is of is read from its keys.
 
     Args:
-        path: a `model.ckpt` that `train.py fit` wrote, or a published checkpoint (HAT).
+        path: a `model.ckpt` that `train.py fit` wrote, or a published checkpoint (HAT, RAT,
+            DWFormer).
         device: where the net runs (`cpu`, `cuda`, `cuda:1`).
         false_alarms: of a detector, share of good pictures that may be called defective; None keeps
             the one the checkpoint was calibrated for.
         trust: packages beside our own whose classes the checkpoint may name. A checkpoint is read
             with tensors and plain values only, and can build no class from elsewhere.
-        options: of a net that restores, `tile` and `ensemble` of `RestorationPredictor`.
+        options: of a net that restores: `tile`, `ensemble` and `share_pooling` of
+            `RestorationPredictor`.
 
     Returns:
         A predictor: `predictor(image)` for one RGB uint8 H×W×3 picture, `predictor.net` the module.
@@ -53,10 +55,15 @@ def load(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
-    from vision.run import published
     from vision.run.restore import RestorationPredictor
 
-    state = published.tensors(checkpoint)
+    if checkpoint.get("visionmend") == "restoration":
+        restorer = _restorer(checkpoint, OWN + trust, path)
+        return RestorationPredictor(restorer, device=device, fingerprint=digest, **options)
+    from vision.layers.state import tensors
+    from vision.run import published
+
+    state = tensors(checkpoint)
     if state is None:
         keys = [*checkpoint][:4]
         raise CheckpointError(f"{path}: weights of another kind (keys {keys}); {published.KNOWN}")
@@ -65,6 +72,18 @@ def load(
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     return RestorationPredictor(net, device=device, fingerprint=digest, **options)
+
+
+def _restorer(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path) -> nn.Module:
+    """The net that restores of a checkpoint of ours, filled."""
+    from torch import nn
+
+    spec = checkpoint["hyper_parameters"].get("net")
+    net = _described(path, lambda: _build(spec, "net", {}, trusted))
+    if not isinstance(net, nn.Module) or not hasattr(net, "spec"):
+        raise CheckpointError(f"{path}: describes no net that restores; give one of train.py")
+    _fill(net, checkpoint["state_dict"], "net.", path)
+    return net
 
 
 def _inspector(
@@ -146,9 +165,17 @@ def _rebuild(
         )
     pinned = {module: b["source"] for module, b in checkpoint["backbones"].items()}
     scorer_spec = hyper.get("scorer") or {"class_path": "vision.anomaly.scoring.Scorer"}
+    net = _described(path, lambda: _build(hyper["net"], "net", pinned, trusted))
+    scorer = _described(path, lambda: _build(scorer_spec, "scorer", pinned, trusted))
+    if not isinstance(net, Detector) or not isinstance(scorer, Scorer):
+        raise CheckpointError(f"{path}: describes no detector; give a model.ckpt of train.py")
+    return net, scorer
+
+
+def _described(path: Path, build: Callable[[], Any]) -> Any:
+    """What `build` makes of a description; its failures name the checkpoint."""
     try:
-        net = _build(hyper["net"], "net", pinned, trusted)
-        scorer = _build(scorer_spec, "scorer", pinned, trusted)
+        return build()
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (ImportError, AttributeError, LookupError, TypeError) as error:
@@ -156,9 +183,6 @@ def _rebuild(
             f"{path}: its net cannot be built by this version ({type(error).__name__}: {error});"
             " take the version that trained it, or train again"
         ) from error
-    if not isinstance(net, Detector) or not isinstance(scorer, Scorer):
-        raise CheckpointError(f"{path}: describes no detector; give a model.ckpt of train.py")
-    return net, scorer
 
 
 def _build(spec: Any, name: str, pinned: Mapping[str, str], trusted: tuple[str, ...]) -> Any:

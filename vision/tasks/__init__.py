@@ -2,5 +2,7 @@
 
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.datamodule import AnomalyData
+from vision.tasks.pairs import RestorationData
+from vision.tasks.restoration import AdversarialTask, RestorationTask
 
-__all__ = ["AnomalyData", "AnomalyTask"]
+__all__ = ["AdversarialTask", "AnomalyData", "AnomalyTask", "RestorationData", "RestorationTask"]

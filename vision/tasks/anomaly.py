@@ -24,12 +24,11 @@ from vision.anomaly.scoring import COMPONENTS, Scorer, best_scoring
 from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
-from vision.tasks.results import save_results
+from vision.tasks.results import MODEL_FILE, save_results
 
 # Pictures with a painted defect, to choose a scoring by: at most three of each held-out picture,
 # and no more than this in all, since each costs an inspection.
 PAINTED = 192
-MODEL_FILE = "model.ckpt"
 
 
 class AnomalyTask(LightningModule):
@@ -114,6 +113,7 @@ class AnomalyTask(LightningModule):
         return [Finish()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["visionmend"] = "anomaly"
         checkpoint["backbones"] = {
             name: {"name": m.name, "source": m.source, "fingerprint": m.fingerprint}
             for name, m in self.named_modules()
@@ -133,7 +133,6 @@ class AnomalyTask(LightningModule):
     def save(self, path: Path) -> None:
         """Write the finished detector: weights, memory, threshold, and how to build it again."""
         checkpoint = {
-            "visionmend": "anomaly",
             "state_dict": self.state_dict(),
             "hyper_parameters": dict(self.hparams),
             "pytorch-lightning_version": lightning.__version__,

@@ -9,6 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+MODEL_FILE = "model.ckpt"
+"""What `train.py fit` leaves in the run's folder."""
+
 
 def save_results(results: dict[str, float], folder: Path, **words: str) -> None:
     """Print a table, and write it to `metrics.json` and `results.csv` in the run's folder.

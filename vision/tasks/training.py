@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import (
     Callback,
@@ -27,6 +28,23 @@ import vision
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.config_errors import Parser, explain
 from vision.tasks.datamodule import AnomalyData
+from vision.tasks.pairs import RestorationData
+from vision.tasks.restoration import AdversarialTask, RestorationTask
+
+# What a recipe's `task` names, and what its data is told by its net.
+TASKS: dict[str, tuple[type, type]] = {
+    "inspect": (AnomalyTask, AnomalyData),
+    "restore": (RestorationTask, RestorationData),
+    "adversarial": (AdversarialTask, RestorationData),
+}
+Task = Literal["inspect", "restore", "adversarial"]
+LINKS: dict[type, dict[str, Callable[[Any], Any]]] = {
+    AnomalyData: {"data.size": lambda model: model.net.input_size},
+    RestorationData: {
+        "data.scale": lambda model: model.spec.scale,
+        "data.regions": lambda model: model.spec.regions,
+    },
+}
 
 # What Lightning says on every run and no reader of ours can act on.
 NOISE = (
@@ -51,6 +69,7 @@ class CLI(LightningCLI):
         return {name: every[name] for name in ("fit", "validate", "test")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--task", type=Task, default="inspect", help="what is trained")
         parser.add_argument("--run", type=str, default="runs", help="folder below which runs go")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
@@ -70,7 +89,9 @@ class CLI(LightningCLI):
                 "ema.use_buffers": False,
             }
         )
-        parser.link_arguments("model", "data.size", compute_fn=_input_size, apply_on="instantiate")
+        assert isinstance(self.datamodule_class, type)
+        for key, told in LINKS[self.datamodule_class].items():
+            parser.link_arguments("model", key, compute_fn=told, apply_on="instantiate")
         assert isinstance(parser, Parser)
         parser.note_options()
 
@@ -154,9 +175,10 @@ def run_cli(argv: Sequence[str]) -> CLI:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     terminal = sys.stderr.isatty()
     progress: list[Callback] = [RichProgressBar()] if terminal else [Lines()]
+    task, data = TASKS[task_of(argv)]
     return CLI(
-        AnomalyTask,
-        AnomalyData,
+        task,
+        data,
         args=list(argv),
         parser_class=Parser,
         seed_everything_default=0,
@@ -184,6 +206,31 @@ def _with_recipes(argv: Sequence[str]) -> Iterator[str]:
         before = argument
 
 
+def task_of(argv: Sequence[str]) -> str:
+    """What the last `--task`, or the last recipe that says one, asks for; else to inspect.
+
+    Read before the parser is made, since what it accepts depends on it; a recipe that is no YAML is
+    left to it.
+    """
+    found, named = "inspect", ""
+    for before, argument in zip(["", *argv], argv, strict=False):
+        flag, equals, value = argument.partition("=")
+        value = value if equals else argument
+        flag = flag if equals else before
+        if flag == "--config" and Path(value).is_file():
+            try:
+                recipe = yaml.safe_load(Path(value).read_text())
+            except (yaml.YAMLError, UnicodeDecodeError):
+                continue
+            found = recipe.get("task", found) if isinstance(recipe, dict) else found
+        elif flag == "--task":
+            named = value
+    wanted = named or found
+    if wanted not in TASKS:
+        raise ValueError(f"task {wanted}: choose one of {', '.join(TASKS)}")
+    return wanted
+
+
 def check_flags(argv: Sequence[str]) -> None:
     """ValueError for a `--model` flag beside a checkpoint, whose own net would silently win."""
     flags = [flag for flag in argv if flag.startswith("--model")]
@@ -205,7 +252,7 @@ def check_checkpoint(path: Path, resume: bool) -> None:
             f"--ckpt_path {path}: not a checkpoint, or a damaged one ({type(error).__name__});"
             " give last.ckpt or model.ckpt of a run"
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "backbones"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not {"state_dict", "visionmend"} <= checkpoint.keys():
         raise ValueError(
             f"--ckpt_path {path}: weights of another kind; give last.ckpt or model.ckpt of a run"
         )
@@ -231,7 +278,3 @@ def new_run(root: Path, recipe: str) -> Path:
 def _recipe(config: Any) -> str:
     """The name of the last recipe given, for the run's folder."""
     return Path(str(config.config[-1])).stem if config.get("config") else "default"
-
-
-def _input_size(model: AnomalyTask) -> int:
-    return model.net.input_size

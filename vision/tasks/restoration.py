@@ -1,0 +1,336 @@
+"""Training, validating and testing any net that restores, alone or against a discriminator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from data.degrade import U8, bicubic
+from vision.layers.state import misfits, tensors
+from vision.losses.restoration import L1, RestorationLoss, lsgan, vanilla_gan
+from vision.metrics.restoration import psnr, psnr_y, ssim, ssim_y
+from vision.restoration.spec import Spec
+from vision.tasks.results import MODEL_FILE, save_results
+
+SHOWN = 4
+"""Validation pictures in the log: input, result and truth side by side."""
+
+
+class RestorationTask(LightningModule):
+    """Learn to make the target of a pair from its input.
+
+    Args:
+        net: what restores: has a `spec`, and maps B×C×H×W in [0, 1] to the same, `spec.scale` times
+            as large; called with the region maps too where its spec says so.
+        loss: of a result; L1 by default.
+        lr: learning rate of Adam.
+        betas: of Adam; HAT's by default.
+        halve_at: steps after which the learning rate is halved. None lets it fall as a cosine to
+            `min_lr` over the whole training.
+        min_lr: where the cosine ends.
+        warm_up: share of the steps over which the learning rate rises from nothing.
+        evaluate: how results are measured: `y` on luma without a border of `scale` pixels (the
+            convention for super-resolution), `rgb` on all channels and pixels. By default `y` for a
+            net that enlarges, `rgb` for others.
+        start_from: a checkpoint whose tensors the net begins with, of ×2 for ×4 or of a
+            pre-training. An upsampling of another scale begins anew; all else must fit.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: RestorationLoss | None = None,
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        halve_at: Sequence[int] | None = None,
+        min_lr: float = 1e-6,
+        warm_up: float = 0.0,
+        evaluate: Literal["y", "rgb"] | None = None,
+        start_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for name in [n for n, value in self.hparams.items() if isinstance(value, nn.Module)]:
+            del self.hparams[name]  # built by hand: no checkpoint may carry an object
+        if not hasattr(net, "spec"):
+            raise ValueError(
+                f"{type(net).__name__} has no spec (vision.restoration.spec.Spec); give it one"
+            )
+        self.net, self.loss = net, loss or L1()
+        spec: Any = net.spec
+        self.spec: Spec = spec
+        self.lr, self.betas, self.halve_at, self.min_lr = lr, betas, halve_at, min_lr
+        self.warm_up = warm_up
+        self.evaluate = evaluate or ("y" if self.spec.scale > 1 else "rgb")
+        if start_from is not None:
+            begin_with(net, Path(start_from))
+
+    def restore(self, batch: dict[str, Any]) -> Tensor:
+        """What the net makes of a batch, not clamped."""
+        if self.spec.regions:
+            return self.net(batch["input"], batch["region"])
+        return self.net(batch["input"])
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        loss = self.loss(self.restore(batch), batch["target"], batch.get("region"))
+        self._log_loss("train/loss", loss, batch)
+        return loss
+
+    def _log_loss(self, name: str, value: Tensor, batch: dict[str, Any]) -> None:
+        size = len(batch["input"])
+        self.log(name, value, prog_bar=True, on_epoch=True, on_step=False, batch_size=size)
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.net.parameters() if p.requires_grad]
+        return self._optimizer(trained, self.lr, self.betas)
+
+    def _optimizer(self, parameters: list[Any], lr: float, betas: tuple[float, float]) -> Any:
+        optimizer = torch.optim.Adam(parameters, lr, betas)
+        batches = self._batches()
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self._factor(step, batches)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _batches(self) -> int:
+        """Of the whole training."""
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError("training without an end: set trainer.max_steps or trainer.max_epochs")
+        return max(1, int(steps))
+
+    def _factor(self, step: int, steps: int) -> float:
+        """The learning rate of a step, over the first one's."""
+        rising = min(1.0, (step + 1) / max(1.0, self.warm_up * steps))
+        if self.halve_at is not None:
+            return rising * 0.5 ** sum(step >= milestone for milestone in self.halve_at)
+        low = self.min_lr / self.lr
+        return rising * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+    # ---- validation and test: every picture whole
+
+    def on_validation_epoch_start(self) -> None:
+        self.found: list[dict[str, float]] = []
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        restored = self.restore(batch)
+        loss = self.loss(restored, batch["target"], batch.get("region"))
+        self._log_loss("val/loss", loss, batch)
+        pairs = zip(restored, batch["target"], strict=True)
+        self.found += [self._measured(pixels(x), pixels(y)) for x, y in pairs]
+        if batch_idx < SHOWN:
+            self._show(batch, restored, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{k}": v for k, v in _means(self.found).items()}, prog_bar=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.found = []
+        self.before: list[dict[str, float]] = []
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        restored = self.restore(batch)
+        for mine, given, target in zip(restored, batch["input"], batch["target"], strict=True):
+            before, truth = pixels(given), pixels(target)
+            if self.spec.scale > 1:
+                before = bicubic(before, self.spec.scale)
+            self.found.append(self._measured(pixels(mine), truth))
+            self.before.append(self._measured(before, truth))
+
+    def on_test_epoch_end(self) -> None:
+        results = _means(self.found)
+        results |= {f"{name}_of_input": value for name, value in _means(self.before).items()}
+        self.log_dict({f"test/{name}": value for name, value in results.items()})
+        save_results(results, Path(self.trainer.default_root_dir), evaluated=self.evaluate)
+
+    def _measured(self, restored: U8, truth: U8) -> dict[str, float]:
+        """PSNR and SSIM of one picture H×W×C, at 8 bits as published figures are."""
+        if self.evaluate == "y":
+            border = self.spec.scale
+            return {
+                "psnr": psnr_y(restored, truth, border),
+                "ssim": ssim_y(restored, truth, border),
+            }
+        return {"psnr": psnr(restored, truth), "ssim": ssim(restored, truth)}
+
+    def _show(self, batch: dict[str, Any], restored: Tensor, number: int) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                size = restored.shape[-2:]
+                before = F.interpolate(batch["input"][:1], size, mode="nearest")
+                row = torch.cat([before, restored[:1], batch["target"][:1]], -1)[0].clamp(0, 1)
+                logger.experiment.add_image(f"val/{number}", row.float().cpu(), self.global_step)
+
+    # ---- the finished net
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [SaveNet()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["visionmend"] = "restoration"
+
+    def save(self, path: Path) -> None:
+        """Write the finished net: weights, and how to build it again."""
+        state = self.net.state_dict()
+        checkpoint = {
+            "state_dict": {f"net.{name}": value for name, value in state.items()},
+            "hyper_parameters": dict(self.hparams),
+            "pytorch-lightning_version": lightning.__version__,
+            "epoch": self.current_epoch,
+            "global_step": self.global_step,
+        }
+        self.on_save_checkpoint(checkpoint)
+        torch.save(checkpoint, path)
+
+
+class AdversarialTask(RestorationTask):
+    """The same against a discriminator that learns to tell results from truths.
+
+    MPGNet learns the degradation itself: `conditional`, `lsgan`, L1 weight 10 in the loss, three
+    steps of the discriminator for one of the net (arXiv 2209.11455). Real HAT: unconditional,
+    `vanilla`, adversarial weight 0.1 (arXiv 2309.05239, released configuration).
+
+    Args:
+        net, loss, …: as of `RestorationTask`.
+        discriminator: B×C×H×W → logits of any shape; twice as many channels if `conditional`.
+        conditional: whether it sees the input beside the result.
+        gan: `lsgan` or `vanilla`.
+        weight: of the adversarial loss beside `loss`.
+        discriminator_lr: of Adam, with `betas`.
+        discriminator_steps: for each step of the net.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        discriminator: nn.Module,
+        conditional: bool = True,
+        gan: Literal["lsgan", "vanilla"] = "lsgan",
+        weight: float = 1.0,
+        discriminator_lr: float = 1e-3,
+        discriminator_steps: int = 3,
+        **options: Any,
+    ) -> None:
+        super().__init__(net, **options)
+        self.save_hyperparameters()
+        for name in [n for n, value in self.hparams.items() if isinstance(value, nn.Module)]:
+            del self.hparams[name]
+        if discriminator_steps < 1:
+            raise ValueError(f"discriminator_steps={discriminator_steps}: give 1 or more")
+        self.discriminator, self.conditional = discriminator, conditional
+        self.gan = {"lsgan": lsgan, "vanilla": vanilla_gan}[gan]
+        self.weight, self.discriminator_lr = weight, discriminator_lr
+        self.discriminator_steps = discriminator_steps
+        self.automatic_optimization = False  # two optimisers take turns
+
+    def configure_optimizers(self) -> Any:
+        parameters = [*self.discriminator.parameters()]
+        ours = super().configure_optimizers()
+        theirs = self._optimizer(parameters, self.discriminator_lr, self.betas)
+        return [ours["optimizer"], theirs["optimizer"]], [
+            ours["lr_scheduler"],
+            theirs["lr_scheduler"],
+        ]
+
+    def _batches(self) -> int:
+        if self.trainer.max_steps < 0:
+            return super()._batches()
+        turns = self.discriminator_steps  # the trainer counts the steps of both
+        return max(1, super()._batches() * turns // (turns + 1))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        ours, theirs = self.optimizers()  # type: ignore[attr-defined]
+        restored = self.restore(batch)
+        judged = self._judge_loss(batch, restored.detach())
+        self._step(theirs, judged)
+        self._log_loss("train/discriminator", judged, batch)
+        if batch_idx % self.discriminator_steps == 0:
+            loss = self._fooling_loss(batch, restored)
+            self._step(ours, loss)
+            self._log_loss("train/loss", loss, batch)
+        for schedule in self.lr_schedulers():  # type: ignore[union-attr]
+            schedule.step()
+
+    def _fooling_loss(self, batch: dict[str, Any], restored: Tensor) -> Tensor:
+        self.discriminator.requires_grad_(False)
+        fooling = self.gan(self._judge(batch, restored), True)
+        self.discriminator.requires_grad_(True)
+        return self.loss(restored, batch["target"], batch.get("region")) + self.weight * fooling
+
+    def _judge(self, batch: dict[str, Any], image: Tensor) -> Tensor:
+        """The discriminator's logits."""
+        return self.discriminator(
+            torch.cat([image, batch["input"]], 1) if self.conditional else image
+        )
+
+    def _judge_loss(self, batch: dict[str, Any], restored: Tensor) -> Tensor:
+        real = self.gan(self._judge(batch, batch["target"]), True)
+        return real + self.gan(self._judge(batch, restored), False)
+
+    def _step(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+class SaveNet(Callback):
+    """After the last step: write `model.ckpt` into the run's folder."""
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, RestorationTask)
+        if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
+            return
+        path = Path(trainer.default_root_dir) / MODEL_FILE
+        module.cpu().save(path)
+        print(f"the net is {path}")
+
+
+def begin_with(net: nn.Module, path: Path) -> None:
+    """Fill `net` from a checkpoint; modules named `upsample` may differ, and then begin anew.
+
+    Raises:
+        ValueError: no checkpoint, or tensors that do not fit, listed.
+    """
+    if not path.is_file():
+        raise ValueError(f"start_from {path}: no such file; give a checkpoint of this net")
+    try:
+        state = tensors(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for a damaged or hostile file
+        raise ValueError(
+            f"start_from {path}: not a checkpoint, or a damaged one ({type(error).__name__})"
+        ) from error
+    own = net.state_dict()
+    found = misfits(own, state or {})
+    strange = {what: [n for n in names if "upsample." not in n] for what, names in found.items()}
+    told = "; ".join(f"{what}: {', '.join(names)}" for what, names in strange.items() if names)
+    if told:
+        raise ValueError(
+            f"start_from {path}: is of another net ({told}); give a checkpoint of this one"
+        )
+    assert state is not None
+    misfit = {name for names in found.values() for name in names}
+    net.load_state_dict({k: own[k] if k in misfit else state[k] for k in own})
+
+
+def pixels(image: Tensor) -> U8:
+    """C×H×W in [0, 1] → uint8 H×W×C."""
+    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over pictures, as the literature takes them; not over all pixels."""
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
