@@ -1,7 +1,9 @@
 """Attention by region against the dense form, and where region maps come from."""
 
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from data.images import ImageError, Picture
 from data.regions import superpixels
 from vision.layers.regions import BATCHED, Regions, region_attention
+from vision.run.regions import labelled, region_source
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, labels: Tensor, scale: float) -> Tensor:
@@ -88,3 +92,54 @@ def test_superpixels_are_about_as_many_as_asked_whatever_the_noise(noise: int) -
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (1, 200)])
 def test_superpixels_of_any_size(size: tuple[int, int]) -> None:
     assert superpixels(np.full((*size, 3), 90, np.uint8)).shape == size
+
+
+def test_masks_are_painted_as_rat_does() -> None:
+    large, small = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
+    large[:3], small[1:3, 1:3] = True, True
+    labels = labelled([small, large], (4, 6))
+    assert labels[0].tolist() == [1] * 6
+    assert labels[1].tolist() == [1, 2, 2, 1, 1, 1]
+    assert labels[3].tolist() == [3] * 6
+    assert labelled([], (2, 2)).tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_folder_of_maps(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.eye(5, dtype=np.uint8))
+    source = region_source(str(tmp_path))
+    picture = Picture(np.zeros((5, 5, 3), np.uint8), name="somewhere/a.jpg")
+    assert np.array_equal(source(picture), np.eye(5))
+    with pytest.raises(ImageError, match=r"b\.jpg: has no region map; add"):
+        source(Picture(np.zeros((5, 5, 3), np.uint8), name="b.jpg"))
+
+
+def test_places_where_there_are_no_maps(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--regions nowhere: no such folder"):
+        region_source("nowhere")
+    with pytest.raises(ValueError, match=r"holds no config\.json; give a folder"):
+        region_source(f"sam:{tmp_path}")
+
+
+@pytest.mark.slow
+def test_sam_from_a_folder(tmp_path: Path) -> None:
+    from transformers import SamConfig, SamImageProcessor, SamModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 16}
+    vision_config = {**sizes, "image_size": 64, "patch_size": 16, "output_channels": 16}
+    vision_config |= {"window_size": 2, "num_pos_feats": 8, "global_attn_indexes": [0]}
+    prompt_config = {"hidden_size": 16, "image_size": 64, "patch_size": 16}
+    prompt_config |= {"image_embedding_size": 4, "mask_input_channels": 4}
+    decoder_config = {**sizes, "iou_head_hidden_dim": 16, "iou_head_depth": 2}
+    config = SamConfig(
+        vision_config=vision_config,
+        prompt_encoder_config=prompt_config,
+        mask_decoder_config=decoder_config,
+    )
+    SamModel(config).save_pretrained(tmp_path)
+    size = {"longest_edge": 64}
+    SamImageProcessor(size=size, pad_size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    source = region_source(f"sam:{tmp_path}")
+    labels = source(Picture(np.full((48, 40, 3), 90, np.uint8)))
+    assert labels.shape == (48, 40)
+    assert labels.min() >= 1

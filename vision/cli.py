@@ -152,6 +152,13 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
         " by a second pass over the tiles",
     )
     parser.add_argument(
+        "--regions",
+        default="superpixels",
+        metavar="WHENCE",
+        help="of nets that attend within regions: superpixels (default), a folder of maps"
+        " (<name>.nii.gz or .png), or sam:FOLDER with the weights of SAM",
+    )
+    parser.add_argument(
         "--no-before-after", action="store_true", help="write no picture of before beside after"
     )
 
@@ -178,11 +185,21 @@ def _restore(arguments: argparse.Namespace) -> int:
         ensemble=arguments.ensemble,
         share_pooling=arguments.pooling == "shared",
     )
+    from vision.run.regions import region_source
     from vision.run.restore import RestorationPredictor, RestoreJob
 
     if not isinstance(predictor, RestorationPredictor):
         raise ValueError(f"{arguments.weights}: weights of another kind, to use with `inspect`")
-    job = RestoreJob(predictor, before_after=not arguments.no_before_after)
+    regions = None
+    if predictor.spec.regions:
+        regions = region_source(arguments.regions, str(predictor.device))
+    elif arguments.regions != "superpixels":
+        raise ValueError(
+            f"--regions {arguments.regions}: {type(predictor.net).__name__} does not look at region"
+            " maps; leave it out"
+        )
+    job = RestoreJob(predictor, before_after=not arguments.no_before_after, regions=regions)
+    job.fingerprint += f" regions {arguments.regions}" if regions else ""
     return _run(job, arguments, "restored")
 
 

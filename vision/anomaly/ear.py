@@ -96,6 +96,7 @@ class EAR(Detector):
                 size,
                 whiten=0.5,
                 relative=True,
+                pool=3,
             )
             self.input_size = max(self.input_size, self.neighbours.input_size)
             self.map_names = ("structure", "features")

@@ -31,6 +31,7 @@ class AttentionMask(nn.Module):
         smooth: standard deviation in tokens of a Gaussian over the attention before the rule; it
             closes holes, since the attention of single tokens is noisy.
         min_tokens: components (8-connected) of fewer tokens are dropped.
+        grow: tokens by which what is left is widened on all sides.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class AttentionMask(nn.Module):
         keep: float = 0.8,
         smooth: float = 0.7,
         min_tokens: int = 2,
+        grow: int = 0,
     ) -> None:
         super().__init__()
         if heads not in ("mean", "max"):
@@ -48,10 +50,12 @@ class AttentionMask(nn.Module):
             raise ValueError(f"rule={rule}: choose mass or quantile")
         if not 0 < keep <= 1:
             raise ValueError(f"keep={keep}: a share must lie in (0, 1]; 0.8 is the default")
-        if smooth < 0 or min_tokens < 0:
-            raise ValueError(f"smooth={smooth}, min_tokens={min_tokens}: give values of 0 or more")
+        if smooth < 0 or min_tokens < 0 or grow < 0:
+            raise ValueError(
+                f"smooth={smooth}, min_tokens={min_tokens}, grow={grow}: give values of 0 or more"
+            )
         self.heads, self.rule, self.keep = heads, rule, keep
-        self.smooth, self.min_tokens = smooth, min_tokens
+        self.smooth, self.min_tokens, self.grow = smooth, min_tokens, grow
 
     def forward(self, attention: Tensor) -> Tensor:
         """B×heads×h×w attention → B×1×h×w float mask, 1 where the picture is excised.
@@ -66,7 +70,10 @@ class AttentionMask(nn.Module):
         if self.min_tokens > 1:
             cleaned = [_drop_small(m[0].numpy(), self.min_tokens) for m in chosen]
             chosen = torch.from_numpy(np.stack(cleaned))[:, None]
-        return chosen.float().to(attention.device)
+        mask = chosen.float()
+        if self.grow:
+            mask = F.max_pool2d(mask, 2 * self.grow + 1, 1, self.grow)
+        return mask.to(attention.device)
 
     def _choose(self, tokens: Tensor) -> Tensor:
         """B×N attention → B×N bool. A stable sort settles ties by position, so it is repeatable."""

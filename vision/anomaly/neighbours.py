@@ -32,6 +32,8 @@ class FeatureNeighbours(Detector):
         gate: which tokens are remembered and scored, since the background of an object is not the
             part; from the attention on the first of `grids`. Default: a fifth of the tokens.
         capacity: vectors in the memory of each grid.
+        pool: side in tokens of the square over which features are averaged first, odd; 1 for none
+            (PatchCore's "locally aware" features have 3).
         size: side in pixels at which maps are scored.
         whiten, relative: as in `FeatureMemory`.
     """
@@ -46,12 +48,16 @@ class FeatureNeighbours(Detector):
         size: int = 256,
         whiten: float = 0.0,
         relative: bool = False,
+        pool: int = 1,
     ) -> None:
         super().__init__()
         if not grids:
             raise ValueError("no grid of features; give one or more, say [32]")
+        if pool < 1 or pool % 2 == 0:
+            raise ValueError(f"pool={pool}: a square around a token has an odd side, say 3")
         self.backbone, self.grids, self.blocks = backbone, tuple(grids), tuple(blocks)
         self.gate = gate or AttentionMask(rule="quantile", keep=0.2, smooth=0, min_tokens=0)
+        self.pool = pool
         self.size, self.input_size = size, max(size, max(grids) * backbone.patch)
         self.map_names = ("features",)
         self.memories = nn.ModuleList(
@@ -93,11 +99,11 @@ class FeatureNeighbours(Detector):
         further = [self._vectors(images, grid) for grid in self.grids[1:]]
         gate = self.gate(attention)  # B×1×h×w
         wanted = [F.interpolate(gate, (g, g)).flatten(1).bool() for g in self.grids]
-        return [unit_vectors(features), *further], wanted
+        return [unit_vectors(features, self.pool), *further], wanted
 
     def _vectors(self, images: Tensor, grid: int) -> Tensor:
         prepared = self.backbone.prepare(images, grid)
-        return unit_vectors(self.backbone.pyramid(prepared, self.blocks))
+        return unit_vectors(self.backbone.pyramid(prepared, self.blocks), self.pool)
 
     def _joined(self, distances: Sequence[Tensor]) -> Tensor:
         """Mean of the B×N maps of the grids, enlarged: B×1×size×size."""
@@ -105,7 +111,13 @@ class FeatureNeighbours(Detector):
         return torch.stack([self.enlarge(d.view(-1, 1, g, g)) for d, g in grids]).mean(0)
 
 
-def unit_vectors(features: Sequence[Tensor]) -> Tensor:
-    """Maps B×C×h×w of several blocks → B×(h·w)×ΣC, each block with the same say, length 1."""
-    units = [F.normalize(f.flatten(2).transpose(1, 2), dim=-1) for f in features]
-    return torch.cat(units, dim=-1) / len(units) ** 0.5
+def unit_vectors(features: Sequence[Tensor], pool: int = 1) -> Tensor:
+    """Maps B×C×h×w of several blocks → B×(h·w)×ΣC, each block with the same say, length 1.
+
+    With `pool`, each token's direction is the mean over the square of that side around it.
+    """
+    units = [F.normalize(f, dim=1) for f in features]
+    if pool > 1:
+        means = [F.avg_pool2d(u, pool, 1, pool // 2, count_include_pad=False) for u in units]
+        units = [F.normalize(mean, dim=1) for mean in means]
+    return torch.cat([u.flatten(2).transpose(1, 2) for u in units], dim=-1) / len(units) ** 0.5

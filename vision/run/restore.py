@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.images import Picture, Pixels, write_jpeg, write_png, write_tiff
 from data.regions import superpixels
 from vision.run.manifest import Manifest
+from vision.run.regions import RegionSource
 from vision.run.sources import Source
 from vision.run.tiles import Tiler
 
@@ -154,7 +155,7 @@ def eightfold(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 class RestoreJob:
-    """Restore pictures for the batch engine.
+    """Restore pictures for the batch engine, `regions` giving the maps of a net that wants them.
 
     Per picture: `<name>.png` (`.tif` for float pixels) of the same depth and channels, alpha
     enlarged apart by cubic interpolation, and `<name>.before-after.jpg`. In the row: `scale`,
@@ -165,8 +166,14 @@ class RestoreJob:
 
     name = "restore"
 
-    def __init__(self, predictor: RestorationPredictor, *, before_after: bool = True) -> None:
-        self.predictor, self.before_after = predictor, before_after
+    def __init__(
+        self,
+        predictor: RestorationPredictor,
+        *,
+        before_after: bool = True,
+        regions: RegionSource | None = None,
+    ) -> None:
+        self.predictor, self.before_after, self.regions = predictor, before_after, regions
         self.fingerprint = predictor.fingerprint
 
     def predict(self, pictures: list[Picture]) -> list[Restoration]:
@@ -174,7 +181,8 @@ class RestoreJob:
         return [self._restored(picture) for picture in pictures]
 
     def _restored(self, picture: Picture) -> Restoration:
-        result = self.predictor(picture.pixels)
+        regions = self.regions(picture) if self.regions else None
+        result = self.predictor(picture.pixels, regions)
         if picture.alpha is None:
             return result
         height, width = result.pixels.shape[:2]
