@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from trained import fit
 
+import vision
 from vision.backbones import Backbone
 from vision.tasks import AnomalyData, AnomalyTask
 
@@ -92,3 +94,20 @@ def test_the_backbone_of_ones_own(run_block: Run) -> None:
     attention, (features,) = backbone.attend(torch.zeros(2, 3, 32, 32), blocks=[1])
     assert attention.shape == (2, 4, 8, 8)
     assert features.shape == (2, 64, 8, 8)
+
+
+def test_the_net_that_restores(tmp_path: Path, run_block: Run) -> None:
+    run_block("# vision/restoration/espcn.py")
+    recipe = yaml.safe_load(block("# configs/restoration/espcn.yaml"))
+    recipe["model"]["net"]["class_path"] = "espcn.ESPCN"
+    recipe["data"] |= {"root": str(tmp_path / "photographs"), "patch": 8}
+    recipe["trainer"] |= {"max_steps": 1, "accelerator": "cpu"}
+    for split in ("train", "val"):
+        (tmp_path / "photographs" / split).mkdir(parents=True)
+        picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "photographs" / split / "1.png"), picture)
+    (tmp_path / "espcn.yaml").write_text(yaml.safe_dump(recipe))
+    assert fit(tmp_path / "espcn.yaml", run=tmp_path / "runs") == 0
+    weights = tmp_path / "runs" / "espcn" / "001" / "model.ckpt"
+    predictor = vision.load(weights, trust=("espcn.",))
+    assert predictor(np.zeros((5, 7, 3), np.uint8)).pixels.shape == (10, 14, 3)

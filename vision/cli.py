@@ -110,6 +110,13 @@ def _add_common(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--workers", type=int, default=2, help="reading and writing threads (2)")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=f"({MAX_PIXELS})")
     parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of yours whose nets the weights may name; may be given again",
+    )
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -122,13 +129,6 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--report-pictures", type=int, default=500, help="pictures shown in report.html (500)"
-    )
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="a package of yours whose nets the weights may name; may be given again",
     )
 
 
@@ -164,11 +164,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    predictor = _load(
-        arguments,
-        false_alarms=arguments.false_alarms,
-        trust=tuple(f"{package}." for package in arguments.trust),
-    )
+    predictor = _load(arguments, false_alarms=arguments.false_alarms)
     from vision.run.inspect import InspectJob
     from vision.run.predictor import AnomalyPredictor
 
@@ -214,7 +210,8 @@ def _load(arguments: argparse.Namespace, **options: Any) -> Any:
     find(arguments.input, arguments.out)
     from vision.run.weights import load
 
-    return load(arguments.weights, device=_device(arguments.device), **options)
+    trust = tuple(f"{package}." for package in arguments.trust)
+    return load(arguments.weights, device=_device(arguments.device), trust=trust, **options)
 
 
 def _run(job: Job, arguments: argparse.Namespace, done: str) -> int:

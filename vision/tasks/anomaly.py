@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from vision.anomaly.scoring import COMPONENTS, Scorer, best_scoring
 from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
-from vision.tasks.results import MODEL_FILE, save_results
+from vision.tasks.results import MODEL_FILE, save_model, save_results
 
 # Pictures with a painted defect, to choose a scoring by: at most three of each held-out picture,
 # and no more than this in all, since each costs an inspection.
@@ -132,15 +131,7 @@ class AnomalyTask(LightningModule):
 
     def save(self, path: Path) -> None:
         """Write the finished detector: weights, memory, threshold, and how to build it again."""
-        checkpoint = {
-            "state_dict": self.state_dict(),
-            "hyper_parameters": dict(self.hparams),
-            "pytorch-lightning_version": lightning.__version__,
-            "epoch": self.current_epoch,
-            "global_step": self.global_step,
-        }
-        self.on_save_checkpoint(checkpoint)
-        torch.save(checkpoint, path)
+        save_model(self, self.state_dict(), path)
 
     # ---- after training: remember, choose the scoring, set the threshold
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from vision.layers.state import misfits, tensors
 from vision.losses.restoration import L1, RestorationLoss, lsgan, vanilla_gan
 from vision.metrics.restoration import psnr, psnr_y, ssim, ssim_y
 from vision.restoration.spec import Spec
-from vision.tasks.results import MODEL_FILE, save_results
+from vision.tasks.results import MODEL_FILE, save_model, save_results
 
 SHOWN = 4
 """Validation pictures in the log: input, result and truth side by side."""
@@ -185,16 +184,8 @@ class RestorationTask(LightningModule):
 
     def save(self, path: Path) -> None:
         """Write the finished net: weights, and how to build it again."""
-        state = self.net.state_dict()
-        checkpoint = {
-            "state_dict": {f"net.{name}": value for name, value in state.items()},
-            "hyper_parameters": dict(self.hparams),
-            "pytorch-lightning_version": lightning.__version__,
-            "epoch": self.current_epoch,
-            "global_step": self.global_step,
-        }
-        self.on_save_checkpoint(checkpoint)
-        torch.save(checkpoint, path)
+        state = {f"net.{name}": value for name, value in self.net.state_dict().items()}
+        save_model(self, state, path)
 
 
 class AdversarialTask(RestorationTask):

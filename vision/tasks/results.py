@@ -1,16 +1,35 @@
-"""The table that `train.py test` prints and saves."""
+"""What a run leaves behind: the finished net, and the table that `train.py test` prints."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import lightning
+import torch
+from lightning import LightningModule
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 MODEL_FILE = "model.ckpt"
 """What `train.py fit` leaves in the run's folder."""
+
+
+def save_model(task: LightningModule, state: Mapping[str, Tensor], path: Path) -> None:
+    """Write a finished net: `state`, and what `vision.load` needs to build the net again."""
+    checkpoint: dict[str, Any] = {
+        "state_dict": dict(state),
+        "hyper_parameters": dict(task.hparams),
+        "pytorch-lightning_version": lightning.__version__,
+        "epoch": task.current_epoch,
+        "global_step": task.global_step,
+    }
+    task.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
 
 
 def save_results(results: dict[str, float], folder: Path, **words: str) -> None:
