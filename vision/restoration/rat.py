@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vision.layers.padding import mirror_pad
 from vision.layers.pooling import GlobalMean
 from vision.layers.regions import Regions, region_attention
+from vision.layers.windows import attend, merge, split_heads, windows
 from vision.restoration.spec import Spec
 
 HEADS, WINDOW, LAYERS, MLP_RATIO = 8, 4, 3, 2
@@ -87,17 +88,10 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B×C×H×W → B×C×H×W; H and W are multiples of the window."""
-        side = self.window
-        x = x.permute(0, 2, 3, 1)  # B×H×W×C
-        rows, columns = (edge // side for edge in x.shape[1:3])
-        qkv = self.qkv(x).view(len(x), rows, side, columns, side, 3, self.heads, -1)
-        # B×rows×columns×side×side, heads before tokens: 3×B·windows×heads×side²×d
-        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3).flatten(3, 4)
-        q, k, v = qkv.unbind()
+        tokens = windows(self.qkv(x.permute(0, 2, 3, 1)), self.window)
+        q, k, v = split_heads(tokens, 3, self.heads)
         # The released code scales by the number of heads, not by their width; so do its weights.
-        attended = F.scaled_dot_product_attention(q, k, v, scale=self.heads**-0.5)
-        attended = attended.view(len(x), rows, columns, self.heads, side, side, -1)
-        attended = attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
+        attended = merge(attend(q, k, v, scale=self.heads**-0.5))  # B×H×W×C
         return self.proj_out(attended).permute(0, 3, 1, 2)
 
 

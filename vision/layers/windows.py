@@ -1,0 +1,62 @@
+"""Attention within square windows, and a bias for every relative position in them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def windows(x: Tensor, side: int) -> Tensor:
+    """B×H×W×C → B×(H/side)×(W/side)×side×side×C, a view."""
+    return x.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+
+
+def split_heads(x: Tensor, parts: int, heads: int) -> Tensor:
+    """B×n×m×s×s×(parts·C) windows → parts×B×n×m×heads×s²×(C/heads)."""
+    batch, rows, columns, side = x.shape[:4]
+    x = x.reshape(batch, rows, columns, side * side, parts, heads, -1)
+    return x.permute(4, 0, 1, 2, 5, 3, 6).contiguous()
+
+
+def merge(x: Tensor) -> Tensor:
+    """B×n×m×heads×s²×d windows → B×(n·s)×(m·s)×(heads·d)."""
+    side = int(x.shape[4] ** 0.5)
+    x = x.transpose(3, 4).flatten(4).unflatten(3, (side, side))  # B×n×m×s×s×C
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """softmax(scale·q·kᵀ + bias)·v over B×n×m×heads×s²×d; bias heads×s²×t², scale 1/√d."""
+    shape = q.shape
+    q, k, v = (t.flatten(0, 2) for t in (q, k, v))
+    mask = None if bias is None else bias[None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).view(shape)
+
+
+def position_bias(table: Tensor, index: Tensor) -> Tensor:
+    """P×heads table, s²×t² index into it → heads×s²×t². Negative indices count from the end."""
+    return table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).contiguous()
+
+
+def window_index(window: int) -> Tensor:
+    """Which row of the bias table stands for each query and key of a window: s²×s²."""
+    return _relative(window, window, 1 - window, 2 * window - 1, -1)
+
+
+def overlap_index(window: int, wide: int) -> Tensor:
+    """The same for the keys of the wide window: s²×t².
+
+    The published offset lets the index begin below zero, where it counts from the end of the
+    table. All relative positions still have a row of their own, so it is kept as it was trained.
+    """
+    return _relative(window, wide, wide - window - 1, window + wide - 1, 1)
+
+
+def _relative(window: int, wide: int, least: int, columns: int, sign: int) -> Tensor:
+    own, other = torch.arange(window), torch.arange(wide)
+    step = sign * (other - own[:, None]) - least  # s×t
+    index = step[:, None, :, None] * columns + step[None, :, None, :]  # s×s×t×t
+    return index.reshape(window**2, wide**2)
