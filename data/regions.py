@@ -14,19 +14,23 @@ from numpy.typing import NDArray
 from data.images import MAX_PIXELS, ImageError, read, show
 
 I32 = NDArray[np.int32]
-SUPERPIXELS = 64
-"""Regions that a picture is cut into by default: our choice, in the range of what SAM finds."""
+SIDE, FEWEST = 64, 8
+"""Our choice: a superpixel for every 64×64 pixels, at least eight. A picture of 512×512 has 64 then,
+in the range of what SAM finds, and the cost of attention grows with the area, not its square."""
 
 
-def superpixels(rgb: NDArray[np.uint8], count: int = SUPERPIXELS) -> I32:
+def superpixels(rgb: NDArray[np.uint8], count: int | None = None) -> I32:
     """uint8 H×W×3 → H×W labels from 0 of about `count` superpixels (SLIC, by scikit-image).
+
+    By default as many as `SIDE` and `FEWEST` say.
 
     Compact regions of about the same size: noise does not tear them apart, and the cost of
     attention stays bounded whatever the picture shows.
     """
     from skimage.segmentation import slic
 
-    return slic(rgb, count, compactness=10, sigma=1, start_label=0).astype(np.int32)
+    count = count or max(FEWEST, rgb.shape[0] * rgb.shape[1] // SIDE**2)
+    return slic(rgb, count, compactness=20, sigma=2, start_label=0).astype(np.int32)
 
 
 # Codes of NIfTI-1. Published maps are float64 that holds whole numbers.

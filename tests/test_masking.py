@@ -63,6 +63,16 @@ def slow_drop(mask: np.ndarray, least: int) -> np.ndarray:
 
 
 @settings(deadline=None)
+
+
+@given(grids, st.integers(0, 3))
+def test_a_mask_grows_on_all_sides(grid: np.ndarray, tokens: int) -> None:
+    plain = masked(exact(keep=0.25), grid)
+    square = np.ones((2 * tokens + 1,) * 2, bool)
+    wanted = ndimage.binary_dilation(plain, square)
+    np.testing.assert_array_equal(masked(exact(keep=0.25, grow=tokens), grid), wanted)
+
+
 @given(grids, shares)
 def test_mass_equals_the_slow_reference(grid: np.ndarray, keep: float) -> None:
     np.testing.assert_array_equal(masked(exact(keep=keep), grid), slow_mass(grid, keep))
@@ -158,6 +168,7 @@ def test_a_picture_keeps_its_mask_in_company_and_in_half_precision() -> None:
         ({"keep": float("nan")}, "keep=nan: a share must lie"),
         ({"smooth": -1}, "smooth=-1"),
         ({"min_tokens": -1}, "min_tokens=-1"),
+        ({"grow": -1}, "grow=-1"),
         ({"heads": "sum"}, "heads=sum: choose mean or max"),
         ({"rule": "otsu"}, "rule=otsu: choose mass or quantile"),
     ],

@@ -28,7 +28,7 @@ class TestNeighbours(DetectorContract):
 
 class TestNeighboursAtTwoScales(DetectorContract):
     def make(self) -> Detector:
-        return neighbours(0.5, grids=(4, 6), whiten=0.5, relative=True)
+        return neighbours(0.5, grids=(4, 6), whiten=0.5, relative=True, pool=3)
 
 
 def test_unit_vectors_give_each_block_the_same_say() -> None:
@@ -39,6 +39,18 @@ def test_unit_vectors_give_each_block_the_same_say() -> None:
     for half in halves:
         torch.testing.assert_close(half, torch.full((2, 9), 0.5**0.5))
     torch.testing.assert_close(joined[1, 5, :5], F.normalize(loud[1, :, 1, 2], dim=0) / 2**0.5)
+
+
+def test_pooled_vectors_are_the_mean_direction_of_what_lies_around() -> None:
+    features = torch.randn(1, 5, 4, 4)
+    units = F.normalize(features, dim=1)
+    pooled = unit_vectors([features], pool=3).view(4, 4, 5)
+    inner = F.normalize(units[0, :, 0:3, 1:4].mean((1, 2)), dim=0)
+    corner = F.normalize(units[0, :, :2, :2].mean((1, 2)), dim=0)
+    torch.testing.assert_close(pooled[1, 2], inner)
+    torch.testing.assert_close(pooled[0, 0], corner)
+    with pytest.raises(ValueError, match="pool=2: a square around a token has an odd side"):
+        neighbours(pool=2)
 
 
 @torch.no_grad()

@@ -82,11 +82,12 @@ def test_superpixels_are_about_as_many_as_asked_whatever_the_noise(noise: int) -
     clean = np.linspace(60, 190, 128)[None, :, None] * np.ones((96, 1, 3))
     noisy = clean + noise * np.random.default_rng(0).standard_normal((96, 128, 3))
     rgb = noisy.clip(0, 255).round().astype(np.uint8)
-    labels = superpixels(rgb)
+    labels = superpixels(rgb, 64)
     assert labels.shape == (96, 128)
     assert labels.min() == 0
     assert 32 <= labels.max() + 1 <= 96
-    assert np.array_equal(labels, superpixels(rgb))
+    assert np.array_equal(labels, superpixels(rgb, 64))
+    assert 4 <= superpixels(rgb).max() + 1 <= 12
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (1, 200)])

@@ -65,7 +65,7 @@ class EAR(Detector):
         feature_grids: Sequence[int] = (32, 48),
         feature_mask: AttentionMask | None = None,
         blocks: Sequence[int] = (6, 8),
-        capacity: int = 98_304,
+        capacity: int = 196_608,
     ) -> None:
         super().__init__()
         if hint not in ("mosaic", "empty"):
@@ -97,6 +97,7 @@ class EAR(Detector):
                 whiten=0.5,
                 relative=True,
                 pool=3,
+                dims=64,
             )
             self.input_size = max(self.input_size, self.neighbours.input_size)
             self.map_names = ("structure", "features")

@@ -35,7 +35,7 @@ class FeatureNeighbours(Detector):
         pool: side in tokens of the square over which features are averaged first, odd; 1 for none
             (PatchCore's "locally aware" features have 3).
         size: side in pixels at which maps are scored.
-        whiten, relative: as in `FeatureMemory`.
+        whiten, relative, dims: as in `FeatureMemory`.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class FeatureNeighbours(Detector):
         whiten: float = 0.0,
         relative: bool = False,
         pool: int = 1,
+        dims: int = 128,
     ) -> None:
         super().__init__()
         if not grids:
@@ -61,7 +62,9 @@ class FeatureNeighbours(Detector):
         self.size, self.input_size = size, max(size, max(grids) * backbone.patch)
         self.map_names = ("features",)
         self.memories = nn.ModuleList(
-            FeatureMemory(backbone.width(blocks), capacity, whiten=whiten, relative=relative)
+            FeatureMemory(
+                backbone.width(blocks), capacity, dims=dims, whiten=whiten, relative=relative
+            )
             for _ in grids
         )
 
