@@ -15,8 +15,8 @@ from data.images import MAX_PIXELS, ImageError, read, show
 
 I32 = NDArray[np.int32]
 SIDE, FEWEST = 64, 8
-"""Our choice: a superpixel for every 64×64 pixels, at least eight. A picture of 512×512 has 64 then,
-in the range of what SAM finds, and the cost of attention grows with the area, not its square."""
+"""Our choice: a superpixel for every 64×64 pixels, at least eight. A picture of 512×512 has 64, in
+the range of what SAM finds, and the cost of attention grows with the area, not with its square."""
 
 
 def superpixels(rgb: NDArray[np.uint8], count: int | None = None) -> I32:

@@ -63,8 +63,6 @@ def slow_drop(mask: np.ndarray, least: int) -> np.ndarray:
 
 
 @settings(deadline=None)
-
-
 @given(grids, st.integers(0, 3))
 def test_a_mask_grows_on_all_sides(grid: np.ndarray, tokens: int) -> None:
     plain = masked(exact(keep=0.25), grid)
