@@ -1,11 +1,16 @@
 """MPGNet: the published size, any picture size, randomness by seed, gradients, spectral norm."""
 
 from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from data.images import write_png
+from data.paired import Degraded
+from vision.restoration import LearnedDisplay
 from vision.restoration.mpgnet import (
     Blur,
     BrightnessAttenuation,
@@ -178,3 +183,24 @@ def test_spectral_norm_holds_for_grown_weights() -> None:
 def test_wrong_display(part: type[nn.Module]) -> None:
     with pytest.raises(ValueError, match="MPGNet display amoled: choose one of poled, toled"):
         part("amoled")
+
+
+def test_a_trained_net_degrades_a_data_set(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, path = MPGNet("toled", blocks=1), tmp_path / "model.ckpt"
+    state = {f"net.{name}": value for name, value in net.state_dict().items()}
+    torch.save({"state_dict": state}, path)
+    (tmp_path / "train").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (90, 100, 3), np.uint8)
+    write_png(tmp_path / "train" / "1.png", picture)
+    display = LearnedDisplay(str(path), "toled", blocks=1)
+    pair = Degraded(tmp_path, "train", patch=16, degradation=display)[0]
+    assert pair["input"].shape == pair["target"].shape == (3, 16, 16)
+    assert not torch.equal(pair["input"], pair["target"])
+    whole = [display(picture, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(whole[0], whole[1])
+    assert not np.array_equal(whole[0], whole[2])
+    with pytest.raises(ValueError, match=r"is not of this MPGNet \(missing: blur"):
+        LearnedDisplay(str(path), "toled", blocks=0)
+    with pytest.raises(ValueError, match="give uint8 H×W×3 RGB"):
+        display(picture[..., 0], np.random.default_rng(0))

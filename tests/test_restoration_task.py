@@ -13,9 +13,10 @@ from trained import class_spec, fit, status
 
 import vision
 from vision.cli import infer, train
+from vision.layers.state import fill_from
 from vision.restoration import HAT
 from vision.restoration.hat import Dims
-from vision.tasks.restoration import RestorationTask, begin_with
+from vision.tasks.restoration import RestorationTask
 from vision.tasks.training import task_of
 
 DIMS = {"embed_dim": 12, "depths": [2], "num_heads": 2, "squeeze": 3, "window": 8, "features": 8}
@@ -132,7 +133,7 @@ def test_x4_begins_with_x2(clean: Path, tmp_path: Path) -> None:
     path = tmp_path / "HAT_SRx2.pth"
     torch.save({"params_ema": two.state_dict()}, path)
     before = four.state_dict()["upsample.2.weight"].clone()
-    begin_with(four, path)
+    fill_from(four, path, anew="upsample.")
     state = four.state_dict()
     assert torch.equal(state["conv_first.weight"], two.state_dict()["conv_first.weight"])
     assert torch.equal(state["upsample.0.weight"], two.state_dict()["upsample.0.weight"])
@@ -140,7 +141,7 @@ def test_x4_begins_with_x2(clean: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path / "sr.yaml", clean, hat(4), bicubic(4), data={"patch": 8})
     assert fit(recipe, "--model.start_from", path, run=tmp_path / "runs") == 0
     ours = tmp_path / "runs" / "sr" / "001" / "model.ckpt"
-    begin_with(HAT(scale=3, dims=Dims(**DIMS)), ours)  # one of ours serves too
+    fill_from(HAT(scale=3, dims=Dims(**DIMS)), ours, anew="upsample.")  # one of ours serves too
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,10 @@ def test_x4_begins_with_x2(clean: Path, tmp_path: Path) -> None:
     [
         (None, "no such file"),
         (b"no checkpoint", "not a checkpoint, or a damaged one"),
-        ({"params": {"conv.weight": torch.zeros(2)}}, "of another net .missing: conv_after_body"),
+        (
+            {"params": {"conv.weight": torch.zeros(2)}},
+            r"is not of this HAT \(missing: conv_after_body",
+        ),
     ],
 )
 def test_what_cannot_be_begun_with(tmp_path: Path, content: Any, message: str) -> None:

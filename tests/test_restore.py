@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from nets import shaken
 from PIL import Image
 from torch import nn
 
 import vision
 from data.images import read, write_png, write_tiff
 from vision.cli import infer
-from vision.restoration import HAT
+from vision.restoration import HAT, RAT, DWFormer
 from vision.restoration.hat import Dims
 from vision.restoration.spec import Spec
 from vision.run.restore import Restoration, RestorationPredictor, RestoreJob
@@ -250,3 +251,51 @@ def test_inspect_refuses_what_restores(
 def test_the_job_says_what_it_did() -> None:
     job = RestoreJob(RestorationPredictor(Double(), tile=64, ensemble=True, fingerprint="f"))
     assert job.fingerprint == "f tile 64 ensemble"
+
+
+@pytest.mark.parametrize(
+    "net",
+    [RAT(width=8, groups=1, blocks=(1,)), DWFormer((4, 6, 8, 6, 4), (1,) * 5, released=True)],
+    ids=["RAT", "DWFormer"],
+)
+def test_other_published_nets_load_as_they_are(net: nn.Module, tmp_path: Path) -> None:
+    shaken(net)
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "published.pth")
+    predictor = vision.load(tmp_path / "published.pth")
+    assert type(predictor.net) is type(net)
+    loaded = predictor.net.state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in net.state_dict().items())
+    image = ramp(20, 24, 3, np.uint8)
+    write_png(tmp_path / "a.png", image)
+    call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    call += ["--weights", str(tmp_path / "published.pth")]
+    assert infer(call) == 0
+    assert np.array_equal(read(tmp_path / "out" / "a.png").pixels, predictor(image).pixels)
+
+
+def test_region_maps_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = shaken(RAT(width=8, groups=1, blocks=(1,)))
+    torch.save(net.state_dict(), tmp_path / "rat.pth")
+    for folder in ("in", "maps"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b"):
+        write_png(tmp_path / "in" / f"{name}.png", ramp(32, 32, 1, np.uint8))
+    labels = np.repeat(np.arange(2, dtype=np.uint8), 16)[:, None].repeat(32, 1)
+    write_png(tmp_path / "maps" / "a.png", labels)
+    call = ["restore", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    call += ["--weights", str(tmp_path / "rat.pth")]
+    assert infer([*call, "--regions", str(tmp_path / "maps")]) == 1
+    found = rows(tmp_path / "out")
+    assert sorted(row["status"] for row in found.values()) == ["error", "ok"]
+    assert any("b.png: has no region map; add" in str(row.get("error")) for row in found.values())
+    assert infer([*call, "--regions", "nowhere"]) == 2
+    assert "--regions nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_a_net_without_regions_refuses_maps(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "a.png", ramp(8, 8, 3, np.uint8))
+    call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert infer([*call, "--weights", str(published), "--regions", str(tmp_path)]) == 2
+    assert "HAT does not look at region maps; leave it out" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from data.degrade import U8, bicubic
-from vision.layers.state import misfits, tensors
+from vision.layers.state import fill_from
 from vision.losses.restoration import L1, RestorationLoss, lsgan, vanilla_gan
 from vision.metrics.restoration import psnr, psnr_y, ssim, ssim_y
 from vision.restoration.spec import Spec
@@ -73,7 +73,7 @@ class RestorationTask(LightningModule):
         self.warm_up = warm_up
         self.evaluate = evaluate or ("y" if self.spec.scale > 1 else "rgb")
         if start_from is not None:
-            begin_with(net, Path(start_from))
+            fill_from(net, Path(start_from), anew="upsample.")
 
     def restore(self, batch: dict[str, Any]) -> Tensor:
         """What the net makes of a batch, not clamped."""
@@ -288,33 +288,6 @@ class SaveNet(Callback):
         path = Path(trainer.default_root_dir) / MODEL_FILE
         module.cpu().save(path)
         print(f"the net is {path}")
-
-
-def begin_with(net: nn.Module, path: Path) -> None:
-    """Fill `net` from a checkpoint; modules named `upsample` may differ, and then begin anew.
-
-    Raises:
-        ValueError: no checkpoint, or tensors that do not fit, listed.
-    """
-    if not path.is_file():
-        raise ValueError(f"start_from {path}: no such file; give a checkpoint of this net")
-    try:
-        state = tensors(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for a damaged or hostile file
-        raise ValueError(
-            f"start_from {path}: not a checkpoint, or a damaged one ({type(error).__name__})"
-        ) from error
-    own = net.state_dict()
-    found = misfits(own, state or {})
-    strange = {what: [n for n in names if "upsample." not in n] for what, names in found.items()}
-    told = "; ".join(f"{what}: {', '.join(names)}" for what, names in strange.items() if names)
-    if told:
-        raise ValueError(
-            f"start_from {path}: is of another net ({told}); give a checkpoint of this one"
-        )
-    assert state is not None
-    misfit = {name for names in found.values() for name in names}
-    net.load_state_dict({k: own[k] if k in misfit else state[k] for k in own})
 
 
 def pixels(image: Tensor) -> U8:

@@ -1,0 +1,44 @@
+"""MPGNet as a degradation: what a data set of clean pictures makes its inputs with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+
+from data.degrade import F32, U8, Degradation
+from vision.layers.state import fill_from
+from vision.restoration.mpgnet import MPGNet
+
+
+class LearnedDisplay(Degradation):
+    """Clean pictures as a trained MPGNet thinks a display changes them.
+
+    A crop is degraded with 32 pixels around it, the reach of the blur but for its normalisation;
+    that, and the attenuation, look at the whole of what they are given, so a crop comes out a
+    little unlike the same crop of the whole picture.
+
+    Args:
+        weights: the model.ckpt that `configs/restoration/mpgnet_poled.yaml` or `mpgnet_toled.yaml`
+            trained.
+        display, blocks: as the net was built with.
+
+    Raises:
+        ValueError: no such file, or tensors of another net.
+    """
+
+    margin, grid = 32, 4
+
+    def __init__(self, weights: str, display: str = "poled", blocks: int = 6) -> None:
+        self.net = MPGNet(display, blocks).eval().requires_grad_(False)
+        fill_from(self.net, Path(weights))
+
+    @torch.inference_mode()
+    def __call__(self, clean: U8, rng: Generator) -> F32:
+        if clean.dtype != np.uint8 or clean.ndim != 3 or clean.shape[2] != 3:
+            raise ValueError(f"LearnedDisplay: {clean.dtype} {clean.shape}; give uint8 H×W×3 RGB")
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        images = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None].float() / 255
+        return self.net(images, generator)[0].permute(1, 2, 0).numpy()
