@@ -40,13 +40,12 @@ BEST: dict[str, Any] = {
     "gate": AttentionMask(),
     "whiten": 0.5,
     "relative": True,
-    "pool": 3,
     "dims": 64,
 }
 # Twice the vectors at half the length take the same time and space.
 VARIANTS: dict[str, dict[str, Any]] = {
     "EAR's features": BEST,
-    "not pooled": BEST | {"pool": 1},
+    "pooled over 3×3 tokens": BEST | {"pool": 3},
     "128 components, half as many vectors": BEST | {"dims": 128, "capacity": 0.5},
     "fully whitened": BEST | {"whiten": 1.0},
     "not whitened": BEST | {"whiten": 0.0},

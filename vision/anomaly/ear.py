@@ -47,9 +47,10 @@ class EAR(Detector):
             (to those of the picture's own recovery, place by place) or `none`.
         size: side in pixels at which the U-Net works and maps are scored.
         mask_grid: tokens a side for the attention.
-        feature_grids, feature_mask, blocks, capacity: as `grids`, `gate`, `blocks` and `capacity`
-            of `FeatureNeighbours`. By default the gate is the rule of the mask, on attention of a
-            finer grid.
+        feature_grids, feature_mask, blocks, capacity, feature_pool: as `grids`, `gate`, `blocks`,
+            `capacity` and `pool` of `FeatureNeighbours`. By default the gate is the rule of the
+            mask, on attention of a finer grid. Pooling over 3 tokens is better for textures and
+            worse for objects (docs/anomaly.md).
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class EAR(Detector):
         feature_grids: Sequence[int] = (32, 48),
         feature_mask: AttentionMask | None = None,
         blocks: Sequence[int] = (6, 8),
-        capacity: int = 196_608,
+        capacity: int = 131_072,
+        feature_pool: int = 1,
     ) -> None:
         super().__init__()
         if hint not in ("mosaic", "empty"):
@@ -96,7 +98,7 @@ class EAR(Detector):
                 size,
                 whiten=0.5,
                 relative=True,
-                pool=3,
+                pool=feature_pool,
                 dims=64,
             )
             self.input_size = max(self.input_size, self.neighbours.input_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import starmap
 
 import torch
 from rich.console import Console
@@ -128,22 +129,24 @@ class FeatureMemory(nn.Module):
         bank = self.bank.float()
         lengths = bank.square().sum(1)
         console = Console(stderr=True)
+        # The vectors of a picture follow each other.
+        ends = owner.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
         steps = track(
-            range(0, len(bank), 256),
+            [*zip([0, *ends], ends, strict=False)],
             "comparing good parts",
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         with torch.autocast(bank.device.type, enabled=False):
-            for first in steps:
-                part = slice(first, first + 256)
-                apart = torch.addmm(lengths, bank[part], bank.T, alpha=-2)
-                apart.masked_fill_(owner[part, None] == owner, torch.inf)
-                near = apart.topk(min(3, len(bank)), dim=1, largest=False).values
-                near = (near + lengths[part, None]).clamp_min(0) / 2
-                there = near.isfinite()
-                self.spacing[part] = near.where(there, 0).sum(1) / there.sum(1).clamp_min(1)
+            for own in starmap(slice, steps):
+                for rows in torch.arange(own.start, own.stop, device=bank.device).split(256):
+                    apart = torch.addmm(lengths, bank[rows], bank.T, alpha=-2)
+                    apart[:, own] = torch.inf
+                    near = apart.topk(min(3, len(bank)), dim=1, largest=False).values
+                    near = (near + lengths[rows, None]).clamp_min(0) / 2
+                    there = near.isfinite()
+                    self.spacing[rows] = near.where(there, 0).sum(1) / there.sum(1).clamp_min(1)
 
     def _project(self, vectors: Tensor) -> Tensor:
         return (vectors.float() - self.centre) @ self.basis
