@@ -1,6 +1,8 @@
 """Training nets that restore: what is learned, measured, saved, begun with, and refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +250,24 @@ def test_what_a_recipe_is_for(tmp_path: Path) -> None:
         task_of(["fit", "--task=odd"])
     recipe.write_text("task: [")
     assert task_of(["fit", "--config", str(recipe)]) == "inspect"
+
+
+def test_processes_of_a_training_share_its_folder(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("VISIONMEND_RUN_FOLDER", raising=False)
+    recipe = write(tmp_path / "sr.yaml", clean, hat(), bicubic())
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert fit(recipe, run=tmp_path / "runs") == 2
+    assert "no folder that they share; give --trainer.default_root_dir" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes(clean: Path, tmp_path: Path) -> None:
+    recipe = write(tmp_path / "sr.yaml", clean, hat(), bicubic())
+    call = [sys.executable, "train.py", "fit", "--config", recipe, "--run", tmp_path / "runs"]
+    call += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs" / "sr").iterdir()
+    vision.load(run / "model.ckpt")

@@ -291,7 +291,7 @@ class HAT(nn.Module):
             raise ValueError(f"embed_dim={dim}: must divide by num_heads={dims.num_heads}")
         self.spec = Spec(scale, dims.window, channels, pools_globally=True)
         mean = torch.tensor(MEAN if channels == 3 else (0.0,) * channels)
-        self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
         window, wide = dims.window, wide_window(dims)
         self.register_buffer("relative_position_index_SA", window_index(window))
         self.register_buffer("relative_position_index_OCA", overlap_index(window, wide))

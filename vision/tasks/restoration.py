@@ -88,7 +88,8 @@ class RestorationTask(LightningModule):
 
     def _log_loss(self, name: str, value: Tensor, batch: dict[str, Any]) -> None:
         size = len(batch["input"])
-        self.log(name, value, prog_bar=True, on_epoch=True, on_step=False, batch_size=size)
+        options: dict[str, Any] = {"on_epoch": True, "on_step": False, "sync_dist": True}
+        self.log(name, value, prog_bar=True, batch_size=size, **options)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.net.parameters() if p.requires_grad]
@@ -135,7 +136,8 @@ class RestorationTask(LightningModule):
             self._show(batch, restored, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{k}": v for k, v in _means(self.found).items()}, prog_bar=True)
+        means = {f"val/{name}": value for name, value in _means(self.found).items()}
+        self.log_dict(means, prog_bar=True, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         self.found = []
@@ -285,6 +287,8 @@ class SaveNet(Callback):
         assert isinstance(module, RestorationTask)
         if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
             return
+        if not trainer.is_global_zero:
+            return  # several processes hold the same net
         path = Path(trainer.default_root_dir) / MODEL_FILE
         module.cpu().save(path)
         print(f"the net is {path}")

@@ -46,6 +46,8 @@ LINKS: dict[type, dict[str, Callable[[Any], Any]]] = {
     },
 }
 
+RUN_FOLDER = "VISIONMEND_RUN_FOLDER"  # in the environment of the processes that share a training
+
 # What Lightning says on every run and no reader of ours can act on.
 NOISE = (
     ".*args parameter is intended to run from within Python",
@@ -109,11 +111,11 @@ class CLI(LightningCLI):
             )
         if config.trainer.default_root_dir is None:
             tested = config.ckpt_path if self.subcommand != "fit" else None
-            run = Path(tested).parent if tested else new_run(Path(config.run), _recipe(config))
+            run = Path(tested).parent if tested else _run_folder(Path(config.run), _recipe(config))
             config.trainer.default_root_dir = str(run)
         folder = Path(config.trainer.default_root_dir)
         learning = self.subcommand == "fit"
-        if learning and (folder / "config.yaml").exists():
+        if learning and (folder / "config.yaml").exists() and not _is_further_process():
             raise ValueError(
                 f"{folder}: holds a run already; name another --trainer.default_root_dir, or leave"
                 " it out for a new folder below runs/"
@@ -159,8 +161,11 @@ class Lines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, _: Any) -> None:
         numbers = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("loss")}
         told = ", ".join(f"{k} {v:.4f}" for k, v in sorted(numbers.items()))
-        step, last = trainer.global_step, int(trainer.estimated_stepping_batches)
-        print(f"step {step}/{last}, epoch {trainer.current_epoch + 1}: {told}", file=sys.stderr)
+        last = int(trainer.estimated_stepping_batches)
+        # Where two optimisers take turns, the trainer counts the steps of both.
+        of = f"/{last}" if trainer.lightning_module.automatic_optimization else ""
+        epoch = trainer.current_epoch + 1
+        print(f"step {trainer.global_step}{of}, epoch {epoch}: {told}", file=sys.stderr)
 
 
 def run_cli(argv: Sequence[str]) -> CLI:
@@ -273,6 +278,28 @@ def new_run(root: Path, recipe: str) -> Path:
             number += 1
         else:
             return folder
+
+
+def _is_further_process() -> bool:
+    """Whether this is one of several training processes, and not the first."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _run_folder(root: Path, recipe: str) -> Path:
+    """`new_run`, but all processes of a training share the folder of the first, which starts them.
+
+    Raises:
+        ValueError: in a further process that something else started.
+    """
+    if not _is_further_process():
+        folder = new_run(root, recipe)
+        os.environ[RUN_FOLDER] = str(folder)
+        return folder
+    if RUN_FOLDER not in os.environ:
+        raise ValueError(
+            "several processes and no folder that they share; give --trainer.default_root_dir"
+        )
+    return Path(os.environ[RUN_FOLDER])
 
 
 def _recipe(config: Any) -> str:
