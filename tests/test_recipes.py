@@ -85,7 +85,8 @@ def test_there_are_recipes() -> None:
 def test_it_builds_as_it_stands(path: Path) -> None:
     recipe = read(path)
     set_backbones(recipe["model"], weights="none")  # the architecture is what it says
-    recipe["model"].pop("loss", None)  # may want weights from elsewhere
+    if "Perceptual" in path.read_text():
+        del recipe["model"]["loss"]  # wants weights that are not here
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     task, data = TASKS[recipe.get("task", "inspect")]
     parser.add_class_arguments(task, "model")

@@ -135,15 +135,19 @@ def test_x4_begins_with_x2(clean: Path, tmp_path: Path) -> None:
     path = tmp_path / "HAT_SRx2.pth"
     torch.save({"params_ema": two.state_dict()}, path)
     before = four.state_dict()["upsample.2.weight"].clone()
-    fill_from(four, path, anew="upsample.")
+    fill_from(four, path, anew=("upsample.",))
     state = four.state_dict()
     assert torch.equal(state["conv_first.weight"], two.state_dict()["conv_first.weight"])
     assert torch.equal(state["upsample.0.weight"], two.state_dict()["upsample.0.weight"])
     assert torch.equal(state["upsample.2.weight"], before)
     recipe = write(tmp_path / "sr.yaml", clean, hat(4), bicubic(4), data={"patch": 8})
     assert fit(recipe, "--model.start_from", path, run=tmp_path / "runs") == 0
+    path.unlink()  # what it began with is needed no more
+    last = tmp_path / "runs" / "sr" / "001" / "last.ckpt"
+    flags = ("--ckpt_path", last, "--trainer.max_steps", 6)
+    assert fit(recipe, *flags, run=tmp_path / "runs") == 0
     ours = tmp_path / "runs" / "sr" / "001" / "model.ckpt"
-    fill_from(HAT(scale=3, dims=Dims(**DIMS)), ours, anew="upsample.")  # one of ours serves too
+    fill_from(HAT(scale=3, dims=Dims(**DIMS)), ours, anew=("upsample.",))  # one of ours serves too
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,8 @@ def test_the_discriminator_takes_more_steps(clean: Path, tmp_path: Path, steps: 
     last = torch.load(tmp_path / "runs" / "gan" / "001" / "last.ckpt", weights_only=True)
     done = [int(next(iter(o["state"].values()))["step"]) for o in last["optimizer_states"]]
     assert done == [6 if steps == 1 else 2, 6]  # of three batches an epoch
+    weights = tmp_path / "runs" / "gan" / "001" / "model.ckpt"
+    assert status(train, "test", "--config", recipe, "--ckpt_path", weights) == 0
     rates = [s["_last_lr"][0] for s in last["lr_schedulers"]]
     assert rates == pytest.approx([1e-6, 1e-6 * 1e-3 / 2e-3], rel=1)  # both came to the end
 
@@ -218,6 +224,7 @@ def test_a_net_within_regions_gets_superpixels(clean: Path, tmp_path: Path) -> N
         (["--data.patch", "500"], "smaller than a patch of 500"),
         (["--data.swap", "true"], "swap: what a net that enlarges"),
         (["--data.repeat", "0"], "repeat=0: give 1 or more"),
+        (["--model.net.init_args.channels", "1"], "HAT takes 1 channel(s), the data has 3; set"),
         (["--model.net.init_args.scale", "3"], "scale 3 is not that of Bicubic, 2"),
         (["--model.lrr", "3"], "lrr"),
         (["--model.net.init_args.windo", "3"], "windo"),
@@ -271,3 +278,37 @@ def test_two_processes(clean: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs" / "sr").iterdir()
     vision.load(run / "model.ckpt")
+
+
+def test_regions_of_a_net_that_enlarges(clean: Path, tmp_path: Path) -> None:
+    net = class_spec("vision.restoration.RAT", scale=2, channels=3, width=8, groups=1, blocks=[1])
+    loss = class_spec("vision.losses.FocalRegion")
+    recipe = write(tmp_path / "rat.yaml", clean, net, bicubic(), model={"loss": loss})
+    assert fit(recipe, run=tmp_path / "runs") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"discriminator": class_spec("vision.restoration.Discriminator")}, "conditional: a net"),
+        (
+            {
+                "discriminator": class_spec("vision.restoration.Discriminator", width=8),
+                "conditional": False,
+            },
+            "must take 3 channels; set channels: 3",
+        ),
+    ],
+)
+def test_a_discriminator_that_does_not_fit(
+    clean: Path,
+    tmp_path: Path,
+    options: dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = write(
+        tmp_path / "gan.yaml", clean, hat(), bicubic(), task="adversarial", model=options
+    )
+    assert fit(recipe, run=tmp_path / "runs") == 2
+    assert message in capsys.readouterr().err

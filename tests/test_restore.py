@@ -202,6 +202,8 @@ def damaged(published: Path, path: Path, change: str) -> Path:
         del state["conv_after_body.bias"], state["norm.weight"]
     elif change == "surplus":
         state["conv_extra.bias"] = torch.zeros(3)
+    elif change == "size unknown":
+        del state["conv_first.weight"]
     elif change == "shape":
         state["norm.weight"] = torch.zeros(5)
     elif change == "foreign":
@@ -218,6 +220,7 @@ def damaged(published: Path, path: Path, change: str) -> Path:
         ("missing", r"looks like HAT.*\(missing: conv_after_body.bias, norm.weight\)"),
         ("surplus", r"\(surplus: conv_extra.bias\)"),
         ("shape", r"\(of another shape: norm.weight\)"),
+        ("size unknown", r"looks like HAT, but tensors that say its size .*'conv_first.weight'"),
         ("foreign", r"weights of another kind \(keys \['encoder.0.weight'\]\); give"),
         ("truncated", "not a checkpoint, or a truncated one"),
     ],
@@ -299,3 +302,15 @@ def test_a_net_without_regions_refuses_maps(
     call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
     assert infer([*call, "--weights", str(published), "--regions", str(tmp_path)]) == 2
     assert "HAT does not look at region maps; leave it out" in capsys.readouterr().err
+
+
+def test_a_net_that_sums_shares_between_tiles(tmp_path: Path) -> None:
+    net = shaken(DWFormer((4, 6, 8, 6, 4), (1,) * 5, released=True))
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    write_png(tmp_path / "a.png", ramp(70, 70, 3, np.uint8))
+    call = ["restore", str(tmp_path / "a.png"), "--weights", str(tmp_path / "net.pth"), "-o"]
+    assert infer([*call, str(tmp_path / "out"), "--tile", "64"]) == 0
+    (row,) = rows(tmp_path / "out").values()
+    assert (row["tiles"], row["pooling"]) == (4, "shared")
+    with pytest.raises(ValueError, match="Double pools nothing that tiles could share"):
+        RestorationPredictor(Double(), share_pooling=True)

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
 TRAIN_USAGE = """usage: train.py {fit,validate,test} --config RECIPE [--data.root DIR] [--KEY VALUE]
 
-  fit       learn from good parts, set the threshold, write RUN/model.ckpt
-  validate  the loss on held-out pictures:   --ckpt_path RUN/last.ckpt
-  test      AUROC and AU-PRO on test pictures: --ckpt_path RUN/model.ckpt
+  fit       learn, and write RUN/model.ckpt; a detector of defects gets its threshold too
+  validate  on held-out pictures: --ckpt_path RUN/last.ckpt
+  test      AUROC and AU-PRO, or PSNR and SSIM: --ckpt_path RUN/model.ckpt
 
-`train.py fit --help` lists every key of a recipe."""
+What is trained, the recipe's `task` says: inspect, restore or adversarial.
+`train.py fit --task restore --help` lists every key of such a recipe."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,8 +3,8 @@
 A net that pools globally sees in a tile another average than in the whole picture, and neighbouring
 tiles disagree. `shared_pooling` lets all tiles of a picture use one: a first pass over the tiles
 writes down what each pools, a second one gives every tile the joint result. Averages deeper in the
-net were then written down by a net whose earlier ones were still per tile; each further pass makes
-one more layer exact, and the rest nearer.
+net were then written down by a net whose earlier ones were still per tile. The joint mean is exact
+but for overlaps: a tile counts by the share of its pixels that is its own, wherever these lie.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,23 +60,23 @@ class Joint:
     def __init__(self) -> None:
         self.share = 1.0
         self._known: tuple[Tensor, Tensor] | None = None  # of the pass before
-        self._found: tuple[Tensor, Tensor] | None = None
+        self.found: tuple[Tensor, Tensor] | None = None
 
     def take(self, mean: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Write down what the tile pools; what it gets is the joint mean, once that is known."""
         own = weight + math.log(self.share)
-        if self._found is None:
-            self._found = mean, own
+        if self.found is None:
+            self.found = mean, own
         else:
-            before, far = self._found
+            before, far = self.found
             total = torch.logaddexp(far, own)
             joined = before * (far - total).exp() + mean * (own - total).exp()
-            self._found = joined, total
+            self.found = joined, total
         return self._known or (mean, weight)
 
     def settle(self) -> None:
         """The end of a pass."""
-        self._known, self._found = self._found, None
+        self._known, self.found = self.found, None
 
 
 class Passes:
@@ -88,6 +89,14 @@ class Passes:
         """The share of the next tile's pixels that is its own, since tiles overlap."""
         for joint in self._joints:
             joint.share = share
+
+    def found(self) -> list[Any]:
+        """What has been written down so far, to go `back` to when a tile fails half-way."""
+        return [joint.found for joint in self._joints]
+
+    def back(self, found: list[Any]) -> None:
+        for joint, earlier in zip(self._joints, found, strict=True):
+            joint.found = earlier
 
     def settle(self) -> None:
         """After all tiles of a picture: what they pooled is what the next pass uses."""

@@ -37,7 +37,7 @@ class Regions:
     """
 
     def __init__(self, labels: Tensor) -> None:
-        labels = labels.long()
+        labels = labels.unique(return_inverse=True)[1]  # without gaps: they become lengths
         apart = labels + torch.arange(len(labels), device=labels.device)[:, None] * (
             labels.max() + 1
         )

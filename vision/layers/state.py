@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
@@ -16,17 +17,19 @@ WRAPPERS = ("params_ema", "params", "state_dict", "model")
 def tensors(checkpoint: Any) -> dict[str, Tensor] | None:
     """The flat state dict in a checkpoint, or None if there is none.
 
-    Of a checkpoint of ours, that of the net: the names lose their "net.".
+    Of a checkpoint of ours, that of the net alone; its names lose their "net.".
     """
     for key in WRAPPERS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
+            if "visionmend" in checkpoint:
+                state = checkpoint[key].items()
+                return {k.removeprefix("net."): v for k, v in state if k.startswith("net.")}
             return tensors(checkpoint[key])
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         return None
     if not all(isinstance(value, Tensor) for value in checkpoint.values()):
         return None
-    prefix = "net." if all(str(key).startswith("net.") for key in checkpoint) else "module."
-    return {str(key).removeprefix(prefix): value for key, value in checkpoint.items()}
+    return {str(key).removeprefix("module."): value for key, value in checkpoint.items()}
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
@@ -44,30 +47,46 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str,
     return {what: sorted(names) for what, names in found.items() if names}
 
 
-def fill_from(net: nn.Module, path: Path, anew: str | None = None) -> None:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of tensors and plain values, or a safetensors file.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one that holds more.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give a checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds for a damaged or hostile file
+        raise ValueError(
+            f"{path}: not a checkpoint, or a damaged one ({type(error).__name__}); copy it again"
+        ) from error
+    return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def fill_from(net: nn.Module, path: Path, anew: tuple[str, ...] = ()) -> None:
     """Fill `net` from a checkpoint, one of ours or a published one.
 
-    Tensors whose name holds `anew` may be missing, surplus or of another shape; what does not fit
-    keeps the net's own values.
+    Tensors whose name begins with one of `anew` may be missing, surplus or of another shape; what
+    does not fit keeps the net's own values.
 
     Raises:
         ValueError: no checkpoint, or tensors that do not fit, listed.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give a checkpoint of {type(net).__name__}")
-    try:
-        state = tensors(torch.load(path, map_location="cpu", weights_only=True)) or {}
-    except Exception as error:  # torch raises many kinds for a damaged or hostile file
-        raise ValueError(
-            f"{path}: not a checkpoint, or a damaged one ({type(error).__name__}); copy it again"
-        ) from error
-    own = net.state_dict()
+    state, own = tensors(read_checkpoint(path)) or {}, net.state_dict()
     found = misfits(own, state)
-    wrong = {k: [n for n in names if not anew or anew not in n] for k, names in found.items()}
-    told = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
+    wrong = {what: [n for n in names if not n.startswith(anew)] for what, names in found.items()}
+    told = "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
     if told:
         raise ValueError(
             f"{path}: is not of this {type(net).__name__} ({told}); give a checkpoint of it"
         )
     unfit = {name for names in found.values() for name in names}
     net.load_state_dict({name: own[name] if name in unfit else state[name] for name in own})
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more

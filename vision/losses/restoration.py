@@ -114,7 +114,14 @@ class Perceptual(RestorationLoss):
             raise ValueError(f"{weights_file}: no such file; give torchvision's vgg19-dcbb9e9d.pth")
         net = vgg19(weights=None if weights_file else VGG19_Weights.IMAGENET1K_V1)
         if weights_file is not None:
-            net.load_state_dict(torch.load(weights_file, map_location="cpu", weights_only=True))
+            try:
+                state = torch.load(weights_file, map_location="cpu", weights_only=True)
+                net.load_state_dict(state)
+            except Exception as error:  # torch raises many kinds for a damaged or hostile file
+                raise ValueError(
+                    f"{weights_file}: not the weights of torchvision's VGG19"
+                    f" ({type(error).__name__}); give vgg19-dcbb9e9d.pth"
+                ) from error
         self.features = net.features[: max(layers) + 1].eval().requires_grad_(False)
         for module in self.features:
             if isinstance(module, nn.ReLU):

@@ -122,7 +122,7 @@ class DWFormer(nn.Module):
                 f"DWFormer of dims {[*dims]}, depths {[*depths]}, mlp_ratios {[*mlp_ratios]}: give"
                 " five of each, the dims alike from both ends"
             )
-        self.spec = Spec(scale=1, multiple=4, channels=channels, pools_globally=True)
+        self.spec = Spec(1, 4, channels, pools_globally=True, sums_globally=released)
         stages = [
             Stage(dim, ratio, depth, released)
             for dim, ratio, depth in zip(dims, mlp_ratios, depths, strict=True)

@@ -9,7 +9,7 @@ import torch
 from numpy.random import Generator
 
 from data.degrade import F32, U8, Degradation
-from vision.layers.state import fill_from
+from vision.layers.state import fill_from, read_checkpoint
 from vision.restoration.mpgnet import MPGNet
 
 
@@ -22,17 +22,19 @@ class LearnedDisplay(Degradation):
 
     Args:
         weights: the model.ckpt that `configs/restoration/mpgnet_poled.yaml` or `mpgnet_toled.yaml`
-            trained.
-        display, blocks: as the net was built with.
+            trained; it says which display it is of.
 
     Raises:
-        ValueError: no such file, or tensors of another net.
+        ValueError: no such file, or a checkpoint of another net.
     """
 
     margin, grid = 32, 4
 
-    def __init__(self, weights: str, display: str = "poled", blocks: int = 6) -> None:
-        self.net = MPGNet(display, blocks).eval().requires_grad_(False)
+    def __init__(self, weights: str) -> None:
+        spec = read_checkpoint(Path(weights)).get("hyper_parameters", {}).get("net", {})
+        if not isinstance(spec, dict) or not str(spec.get("class_path")).endswith(".MPGNet"):
+            raise ValueError(f"{weights}: does not hold an MPGNet; give a model.ckpt of train.py")
+        self.net = MPGNet(**spec.get("init_args", {})).eval().requires_grad_(False)
         fill_from(self.net, Path(weights))
 
     @torch.inference_mode()

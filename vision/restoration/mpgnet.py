@@ -195,6 +195,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, channels: int = 6, width: int = 64) -> None:
         super().__init__()
+        self.channels = channels
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.stem = _spectral(channels, width, 3)
         self.down = nn.ModuleList(_spectral(a, b, 4, stride=2) for a, b in pairwise(widths))

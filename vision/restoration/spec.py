@@ -16,6 +16,8 @@ class Spec:
         pools_globally: whether it pools over the whole picture, so that tiles differ from the
             whole.
         regions: whether it is called with a region map beside the pictures.
+        sums_globally: whether what it pools is a sum over the pixels, so that a tile alone is far
+            from the whole; the tiles of a picture then always share it.
     """
 
     scale: int
@@ -23,3 +25,4 @@ class Spec:
     channels: int
     pools_globally: bool
     regions: bool = False
+    sums_globally: bool = False

@@ -26,12 +26,18 @@ def build(state: Mapping[str, Tensor], path: Path) -> nn.Module:
             message lists them.
     """
     for kind in NETS:
-        arguments = kind.describe(state)
-        if arguments is not None:
+        try:
+            arguments = kind.describe(state)
+            net = None if arguments is None else kind(**arguments)
+        except (LookupError, ValueError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(
+                f"{path}: looks like {kind.__name__}, but tensors that say its size are missing or"
+                f" of another shape ({error}); take the file as it was published"
+            ) from error
+        if net is not None:
             break
     else:
         raise ValueError(f"{path}: weights of another kind (keys {[*state][:4]}); {KNOWN}")
-    net = kind(**arguments)
     found = misfits(net.state_dict(), state)
     if found:
         told = "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items())

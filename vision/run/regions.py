@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import ImageError, Picture, show
-from data.regions import I32, read_regions, superpixels
+from data.regions import I32, LARGEST, at_most, read_regions, resized, superpixels
 
 RegionSource = Callable[[Picture], I32]
 """A picture → its H×W labels ≥ 0."""
@@ -35,20 +35,28 @@ def region_source(wanted: str, device: str = "cpu") -> RegionSource:
 
 
 class RegionFolder:
-    """FOLDER/<name of the picture>.nii.gz or .png (`data.regions.read_regions`)."""
+    """FOLDER/<name of the picture>.nii.gz or .png (`data.regions.read_regions`).
+
+    Of in/a/1.jpg the map is FOLDER/in/a/1.png, else FOLDER/a/1.png, else FOLDER/1.png; of the frame
+    clip.mp4#12, FOLDER/clip.mp4#12.png.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def __call__(self, picture: Picture) -> I32:
-        stem = self.folder / Path(picture.name).stem
-        for suffix in (".nii.gz", ".png"):
-            path = stem.with_name(stem.name + suffix)
-            if path.is_file():
-                return read_regions(path)
+        name = Path(picture.name)
+        parts = [p for p in name.parts[:-1] if p not in (name.anchor, "..")]
+        last = name.name if "#" in name.name else name.stem
+        for first in range(len(parts) + 1):
+            stem = self.folder.joinpath(*parts[first:], last)
+            for suffix in (".nii.gz", ".png"):
+                path = stem.with_name(stem.name + suffix)
+                if path.is_file():
+                    return read_regions(path)
         raise ImageError(
-            f"{picture.name}: has no region map; add {show(stem)}.nii.gz or .png, or leave"
-            " --regions out for superpixels"
+            f"{picture.name}: has no region map; add {show(self.folder / last)}.nii.gz or .png, or"
+            " leave --regions out for superpixels"
         )
 
 
@@ -82,8 +90,10 @@ class Sam:
         from PIL import Image
 
         rgb = picture.rgb8()
-        found = self.masks(Image.fromarray(rgb))["masks"]
-        return labelled([np.asarray(mask, bool) for mask in found], rgb.shape[:2])
+        small = at_most(rgb, LARGEST)  # SAM sees no more, and each mask is as large as its picture
+        found = self.masks(Image.fromarray(small))["masks"]
+        labels = labelled([np.asarray(mask, bool) for mask in found], small.shape[:2])
+        return resized(labels, rgb.shape)
 
 
 def labelled(masks: Sequence[NDArray[np.bool_]], size: tuple[int, ...]) -> I32:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from data.images import Picture, Pixels, write_jpeg, write_png, write_tiff
 from data.regions import superpixels
+from vision.layers.pooling import GlobalPool
 from vision.run.manifest import Manifest
 from vision.run.regions import RegionSource
 from vision.run.sources import Source
@@ -47,7 +48,8 @@ class RestorationPredictor:
         ensemble: the mean over the eight ways to mirror and turn the picture, which takes eight
             times as long (the "+" of published tables).
         share_pooling: whether the tiles of a picture share what a net pools over all pixels, in a
-            second pass over them; else each tile pools for itself.
+            second pass over them; else each tile pools for itself. A net that sums over the pixels
+            (`Spec.sums_globally`) shares always.
         fingerprint: of the weights; the engine reuses results only under the same one.
     """
 
@@ -65,7 +67,12 @@ class RestorationPredictor:
         self.net = net.eval().to(self.device)
         spec: Any = net.spec
         self.spec: Spec = spec
-        self.shares = share_pooling and self.spec.pools_globally
+        self.shares = share_pooling or self.spec.sums_globally
+        if self.shares and not any(isinstance(m, GlobalPool) for m in self.net.modules()):
+            raise ValueError(
+                f"--pooling shared: {type(net).__name__} pools nothing that tiles could share;"
+                " leave it out"
+            )
         call = (lambda x: eightfold(self._net, x)) if ensemble else self._net
         pools = self.net if self.shares else None
         self.tiler = Tiler(call, self.spec.scale, tile, self.device, pools)
@@ -118,7 +125,9 @@ class RestorationPredictor:
                 f"a region map of {regions.shape} for a picture of {image.shape[:2]}; make it of"
                 " the size of the picture"
             )
-        return torch.from_numpy(regions.astype(np.float32))[None]
+        # Numbers without gaps, since float32 tells no two large ones apart.
+        numbers = np.unique(regions, return_inverse=True)[1].reshape(regions.shape)
+        return torch.from_numpy(numbers.astype(np.float32))[None]
 
     def _through(self, values: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """C×H×W → C×(scale·H)×(scale·W) and the tiles it took, whatever the net's channels."""
@@ -161,7 +170,7 @@ class RestoreJob:
     enlarged apart by cubic interpolation, and `<name>.before-after.jpg`. In the row: `scale`,
     `width` and `height` of the result, `tiles`, and `pooling`: `whole`, or where a net that pools
     over the whole picture saw it in tiles, `per tile` or `shared`; its result then depends a little
-    on the tiles.
+    on the tiles. `regions` likewise, of a net that attends within regions.
     """
 
     name = "restore"
@@ -216,6 +225,7 @@ class RestoreJob:
             "height": height,
             "tiles": result.tiles,
             "pooling": pooling if tiled else "whole",
+            **({"regions": "per tile" if result.tiles > 1 else "whole"} if spec.regions else {}),
         }
 
     def finish(self, manifest: Manifest, out: Path) -> list[Path]:

@@ -62,8 +62,10 @@ class Tiler:
 
     def _restored(self, image: Tensor, share: float = 1.0) -> Tensor:
         """`share` is the share of the pixels that no neighbouring tile counts as its own."""
+        found = []
         if self._passes:
             self._passes.share(share)
+            found = self._passes.found()
         height, width = image.shape[-2:]
         if not self.tile or max(height, width) <= self.tile:
             try:
@@ -73,6 +75,8 @@ class Tiler:
                 if not out_of_memory(error) or side // 2 < SMALLEST:
                     raise
                 self.tile = -(-side // 2)
+                if self._passes:
+                    self._passes.back(found)
             else:
                 self.used += 1
                 return whole

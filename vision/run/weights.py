@@ -57,7 +57,8 @@ def load(
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
     from vision.run.restore import RestorationPredictor
 
-    if checkpoint.get("visionmend") == "restoration":
+    sections = {"hyper_parameters", "state_dict"}
+    if checkpoint.get("visionmend") == "restoration" and sections <= checkpoint.keys():
         restorer = _restorer(checkpoint, OWN + trust, path)
         return RestorationPredictor(restorer, device=device, fingerprint=digest, **options)
     from vision.layers.state import tensors

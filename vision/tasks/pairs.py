@@ -78,7 +78,7 @@ class RestorationData(LightningDataModule):
         return self._loader(self.test_set, 1)
 
     def _dressed(self, plain: PairDataset, repeat: int = 1) -> Dressed:
-        return Dressed(plain, repeat, self.regions, self.swap)
+        return Dressed(plain, repeat, self.regions, self.swap, self.scale)
 
     def _loader(self, dataset: Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
         return DataLoader(
@@ -96,8 +96,11 @@ class RestorationData(LightningDataModule):
 class Dressed(Dataset[Pair]):
     """Pairs as the net wants them: repeated, swapped, with region maps."""
 
-    def __init__(self, dataset: PairDataset, repeat: int, regions: bool, swap: bool) -> None:
+    def __init__(
+        self, dataset: PairDataset, repeat: int, regions: bool, swap: bool, scale: int
+    ) -> None:
         self.dataset, self.repeat, self.regions, self.swap = dataset, repeat, regions, swap
+        self.scale = scale
 
     def __len__(self) -> int:
         return self.repeat * len(self.dataset)
@@ -109,5 +112,8 @@ class Dressed(Dataset[Pair]):
         if self.regions and "region" not in pair:
             levels = (pair["input"].clamp(0, 1) * 255).round().byte()
             rgb = levels.expand(3, -1, -1).permute(1, 2, 0).numpy()
-            pair["region"] = torch.from_numpy(superpixels(rgb))[None]
+            labels = torch.from_numpy(superpixels(rgb))[None].long()
+            # Of the size of the target.
+            labels = labels.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2)
+            pair["region"] = labels
         return pair

@@ -73,10 +73,20 @@ class RestorationTask(LightningModule):
         self.warm_up = warm_up
         self.evaluate = evaluate or ("y" if self.spec.scale > 1 else "rgb")
         if start_from is not None:
-            fill_from(net, Path(start_from), anew="upsample.")
+            fill_from(net, Path(start_from), anew=("upsample.",))
 
     def restore(self, batch: dict[str, Any]) -> Tensor:
-        """What the net makes of a batch, not clamped."""
+        """What the net makes of a batch, not clamped.
+
+        Raises:
+            ValueError: pictures of other channels than the net's.
+        """
+        given, wanted = batch["input"].shape[1], self.spec.channels
+        if given != wanted:
+            cure = "set grey: true in the data set" if wanted == 1 else "take the net's for colour"
+            raise ValueError(
+                f"{type(self.net).__name__} takes {wanted} channel(s), the data has {given}; {cure}"
+            )
         if self.spec.regions:
             return self.net(batch["input"], batch["region"])
         return self.net(batch["input"])
@@ -121,6 +131,10 @@ class RestorationTask(LightningModule):
         low = self.min_lr / self.lr
         return rising * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
+    def on_fit_start(self) -> None:
+        # Each of several processes draws crops and noise of its own.
+        torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     # ---- validation and test: every picture whole
 
     def on_validation_epoch_start(self) -> None:
@@ -130,8 +144,8 @@ class RestorationTask(LightningModule):
         restored = self.restore(batch)
         loss = self.loss(restored, batch["target"], batch.get("region"))
         self._log_loss("val/loss", loss, batch)
-        pairs = zip(restored, batch["target"], strict=True)
-        self.found += [self._measured(pixels(x), pixels(y)) for x, y in pairs]
+        for mine, target, path in zip(restored, batch["target"], batch["path"], strict=True):
+            self.found.append(self._measured(pixels(mine), pixels(target), path))
         if batch_idx < SHOWN:
             self._show(batch, restored, batch_idx)
 
@@ -140,17 +154,20 @@ class RestorationTask(LightningModule):
         self.log_dict(means, prog_bar=True, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:
+            raise ValueError("test: takes one device; set --trainer.devices 1")
         self.found = []
         self.before: list[dict[str, float]] = []
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         restored = self.restore(batch)
-        for mine, given, target in zip(restored, batch["input"], batch["target"], strict=True):
+        names = ("input", "target", "path")
+        for mine, given, target, path in zip(restored, *(batch[n] for n in names), strict=True):
             before, truth = pixels(given), pixels(target)
             if self.spec.scale > 1:
                 before = bicubic(before, self.spec.scale)
-            self.found.append(self._measured(pixels(mine), truth))
-            self.before.append(self._measured(before, truth))
+            self.found.append(self._measured(pixels(mine), truth, path))
+            self.before.append(self._measured(before, truth, path))
 
     def on_test_epoch_end(self) -> None:
         results = _means(self.found)
@@ -158,22 +175,28 @@ class RestorationTask(LightningModule):
         self.log_dict({f"test/{name}": value for name, value in results.items()})
         save_results(results, Path(self.trainer.default_root_dir), evaluated=self.evaluate)
 
-    def _measured(self, restored: U8, truth: U8) -> dict[str, float]:
-        """PSNR and SSIM of one picture H×W×C, at 8 bits as published figures are."""
-        if self.evaluate == "y":
-            border = self.spec.scale
-            return {
-                "psnr": psnr_y(restored, truth, border),
-                "ssim": ssim_y(restored, truth, border),
-            }
-        return {"psnr": psnr(restored, truth), "ssim": ssim(restored, truth)}
+    def _measured(self, restored: U8, truth: U8, path: str) -> dict[str, float]:
+        """PSNR and SSIM of one picture H×W×C, at 8 bits as published figures are.
+
+        Equal pictures have 100 dB, since with infinity no mean would say anything.
+        """
+        try:
+            if self.evaluate == "y":
+                border = self.spec.scale
+                found = psnr_y(restored, truth, border), ssim_y(restored, truth, border)
+            else:
+                found = psnr(restored, truth), ssim(restored, truth)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return {"psnr": min(found[0], 100.0), "ssim": found[1]}
 
     def _show(self, batch: dict[str, Any], restored: Tensor, number: int) -> None:
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 size = restored.shape[-2:]
                 before = F.interpolate(batch["input"][:1], size, mode="nearest")
-                row = torch.cat([before, restored[:1], batch["target"][:1]], -1)[0].clamp(0, 1)
+                parts = (before, restored[:1], batch["target"][:1])
+                row = torch.cat([middle(part) for part in parts], -1)[0].clamp(0, 1)
                 logger.experiment.add_image(f"val/{number}", row.float().cpu(), self.global_step)
 
     # ---- the finished net
@@ -183,6 +206,17 @@ class RestorationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["visionmend"] = "restoration"
+        # What the net began with is part of it now, and may be gone when the checkpoint is read.
+        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "start_from": None}
+        state = checkpoint["state_dict"]  # without VGG, where it is the loss
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("loss.")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A finished net comes without its discriminator, which a test does not need.
+        whole = "optimizer_states" in checkpoint
+        spare = ("loss.",) if whole else ("loss.", "discriminator.")
+        own = {k: v for k, v in self.state_dict().items() if k.startswith(spare)}
+        checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
 
     def save(self, path: Path) -> None:
         """Write the finished net: weights, and how to build it again."""
@@ -224,11 +258,26 @@ class AdversarialTask(RestorationTask):
             del self.hparams[name]
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps={discriminator_steps}: give 1 or more")
+        if conditional and self.spec.scale > 1:
+            raise ValueError(
+                "conditional: a net that enlarges gives no picture of the size of its input; set"
+                " conditional: false"
+            )
+        wanted = self.spec.channels * (2 if conditional else 1)
+        if getattr(discriminator, "channels", wanted) != wanted:
+            raise ValueError(
+                f"the discriminator must take {wanted} channels; set channels: {wanted}"
+            )
         self.discriminator, self.conditional = discriminator, conditional
         self.gan = {"lsgan": lsgan, "vanilla": vanilla_gan}[gan]
         self.weight, self.discriminator_lr = weight, discriminator_lr
         self.discriminator_steps = discriminator_steps
         self.automatic_optimization = False  # two optimisers take turns
+        self.turn = 0
+
+    def on_fit_start(self) -> None:
+        if self.trainer.world_size > 1:
+            raise ValueError("an adversarial training takes one device; set --trainer.devices 1")
 
     def configure_optimizers(self) -> Any:
         parameters = [*self.discriminator.parameters()]
@@ -247,11 +296,14 @@ class AdversarialTask(RestorationTask):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         ours, theirs = self.optimizers()  # type: ignore[attr-defined]
-        restored = self.restore(batch)
+        both = self.turn % self.discriminator_steps == 0
+        self.turn += 1
+        with torch.set_grad_enabled(both):
+            restored = self.restore(batch)
         judged = self._judge_loss(batch, restored.detach())
         self._step(theirs, judged)
         self._log_loss("train/discriminator", judged, batch)
-        if batch_idx % self.discriminator_steps == 0:
+        if both:
             loss = self._fooling_loss(batch, restored)
             self._step(ours, loss)
             self._log_loss("train/loss", loss, batch)
@@ -292,6 +344,12 @@ class SaveNet(Callback):
         path = Path(trainer.default_root_dir) / MODEL_FILE
         module.cpu().save(path)
         print(f"the net is {path}")
+
+
+def middle(images: Tensor, side: int = 384) -> Tensor:
+    """At most side×side pixels of B×C×H×W."""
+    top, left = (max(0, (edge - side) // 2) for edge in images.shape[-2:])
+    return images[..., top : top + side, left : left + side]
 
 
 def pixels(image: Tensor) -> U8:
