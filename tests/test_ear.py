@@ -276,7 +276,7 @@ def test_an_empty_memory() -> None:
         ({"unet": "huge"}, "preset huge"),
         ({"hint": "blur"}, "hint=blur: choose mosaic or empty"),
         ({"features": "bank"}, "features=bank: choose memory, recovery or none"),
-        ({"capacity": 0}, "capacity=0, dims=128: the memory must hold"),
+        ({"capacity": 0}, "capacity=0, dims=64: the memory must hold"),
         ({"blocks": (6, 12)}, "has 12 blocks; 12 is none of them"),
     ],
 )

@@ -22,13 +22,8 @@ from vision.tasks.training import TASKS
 RECIPES = {
     kind: sorted((vision.configs() / kind).glob("*.yaml")) for kind in ("anomaly", "restoration")
 }
-SMALL = {
-    # of detectors
-    "size": 64,
-    "mask_grid": 4,
-    "unet": "tiny",
-    "capacity": 256,
-    # of nets that restore
+SMALL = {"size": 64, "mask_grid": 4, "unet": "tiny", "capacity": 256}
+SMALL_NETS = {  # that restore
     "width": 8,
     "groups": 1,
     "depths": [1] * 5,
@@ -139,11 +134,12 @@ def shrink_restoration(recipe: dict[str, Any], root: Path, vgg: Path) -> dict[st
             module, _, name = spec["class_path"].rpartition(".")
             known = signatures.signature(getattr(import_module(module), name)).parameters
             own = spec.setdefault("init_args", {})
-            own |= {k: v for k, v in SMALL.items() if k in known and k not in ("blocks", "dims")}
+            small = {k: v for k, v in SMALL_NETS.items() if k in known}
+            own |= {k: v for k, v in small.items() if k not in ("blocks", "dims")}
             if name == "MPGNet":
-                own["blocks"] = SMALL["blocks"]
+                own["blocks"] = SMALL_NETS["blocks"]
             if name == "HAT":
-                own["dims"] = SMALL["dims"]
+                own["dims"] = SMALL_NETS["dims"]
     for spec in recipe["model"].get("loss", {}).get("init_args", {}).get("losses", []):
         if spec["class_path"].endswith(".Perceptual"):
             spec["init_args"] = {"weights_file": str(vgg)}
