@@ -78,8 +78,7 @@ class PairDataset(Dataset[Pair]):
         transform: Transform | None = None,
         grey: bool = False,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f'split "{split}" does not exist; ask for "train", "val" or "test"')
+        check_split(split)
         if scale < 1:
             raise ValueError(f"scale {scale}: give how many times larger the target is, 1 or more")
         if patch is not None and patch < 1:
@@ -192,10 +191,15 @@ def collate(pairs: Sequence[Pair]) -> dict[str, Any]:
     return batch
 
 
-def check_root(root: str | Path, split: str, layout: str) -> Path:
-    """The folder as a Path; ValueError if it is missing, not a folder, or the split unknown."""
+def check_split(split: str) -> None:
+    """ValueError if there is no such split."""
     if split not in SPLITS:
         raise ValueError(f'split "{split}" does not exist; ask for "train", "val" or "test"')
+
+
+def check_root(root: str | Path, split: str, layout: str) -> Path:
+    """The folder as a Path; ValueError if it is missing, not a folder, or the split unknown."""
+    check_split(split)
     root = Path(root)
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"

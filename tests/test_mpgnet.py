@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from nets import picture, without_gradient
+from torch import Generator, nn
 
 from data.images import write_png
 from data.paired import Degraded
@@ -30,16 +31,8 @@ def generator_net(display: str = "poled") -> MPGNet:
     return MPGNet(display).eval()
 
 
-def picture(height: int, width: int, channels: int = 3) -> Tensor:
-    return torch.rand(1, channels, height, width, generator=seeded(height * width))
-
-
 def seeded(seed: int) -> Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def without_gradient(net: nn.Module) -> list[str]:
-    return [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 @pytest.mark.parametrize("display", ["poled", "toled"])

@@ -15,7 +15,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.defects import paint
 from vision.anomaly.detector import Detector, exactly
@@ -23,7 +23,7 @@ from vision.anomaly.scoring import COMPONENTS, Scorer, best_scoring
 from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
-from vision.tasks.results import MODEL_FILE, save_model, save_results
+from vision.tasks.results import MODEL_FILE, drop_modules, save_model, save_results
 
 # Pictures with a painted defect, to choose a scoring by: at most three of each held-out picture,
 # and no more than this in all, since each costs an inspection.
@@ -53,8 +53,7 @@ class AnomalyTask(LightningModule):
         # Under the command line this keeps class paths, and a checkpoint rebuilds its own net. A
         # task built by hand holds objects, which no checkpoint may carry.
         self.save_hyperparameters()
-        for name in [n for n, value in self.hparams.items() if isinstance(value, nn.Module)]:
-            del self.hparams[name]
+        drop_modules(self)
         self.net = net
         self.loss = loss or RecoveryLoss()
         self.scorer = scorer or Scorer()

@@ -20,7 +20,7 @@ from vision.layers.state import fill_from
 from vision.losses.restoration import L1, RestorationLoss, lsgan, vanilla_gan
 from vision.metrics.restoration import psnr, psnr_y, ssim, ssim_y
 from vision.restoration.spec import Spec
-from vision.tasks.results import MODEL_FILE, save_model, save_results
+from vision.tasks.results import MODEL_FILE, drop_modules, save_model, save_results
 
 SHOWN = 4
 """Validation pictures in the log: input, result and truth side by side."""
@@ -60,8 +60,7 @@ class RestorationTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for name in [n for n, value in self.hparams.items() if isinstance(value, nn.Module)]:
-            del self.hparams[name]  # built by hand: no checkpoint may carry an object
+        drop_modules(self)
         if not hasattr(net, "spec"):
             raise ValueError(
                 f"{type(net).__name__} has no spec (vision.restoration.spec.Spec); give it one"
@@ -254,8 +253,7 @@ class AdversarialTask(RestorationTask):
     ) -> None:
         super().__init__(net, **options)
         self.save_hyperparameters()
-        for name in [n for n, value in self.hparams.items() if isinstance(value, nn.Module)]:
-            del self.hparams[name]
+        drop_modules(self)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps={discriminator_steps}: give 1 or more")
         if conditional and self.spec.scale > 1:

@@ -13,10 +13,16 @@ import torch
 from lightning import LightningModule
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 MODEL_FILE = "model.ckpt"
 """What `train.py fit` leaves in the run's folder."""
+
+
+def drop_modules(task: LightningModule) -> None:
+    """Out of the hyperparameters of a task built by hand: no checkpoint may carry an object."""
+    for name in [n for n, value in task.hparams.items() if isinstance(value, nn.Module)]:
+        del task.hparams[name]
 
 
 def save_model(task: LightningModule, state: Mapping[str, Tensor], path: Path) -> None:
