@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +119,11 @@ def inspect(pictures: list[Path], out: Path, folder: Path, batch: int) -> tuple[
         (listed / f"{number:04d}.png").symlink_to(picture)
     weights = folder / "run" / "model.ckpt"
     call = ["inspect", listed, "-o", out, "--weights", weights, "--batch-size", batch, "--quiet"]
+    return peak_of(call)
+
+
+def peak_of(call: Sequence[object]) -> tuple[float, int]:
+    """Run `infer.py` with these arguments; seconds, and the peak resident size in kB."""
     # A wrapper of its own, since a parent sees only the largest of all its children.
     code = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True,"

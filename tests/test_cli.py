@@ -95,7 +95,7 @@ def test_a_mistake_in_a_recipe(
         ("--data.augment rot", '"data.augment": Expected .*flips'),
         ("--config missing.yaml", "missing.yaml"),
         ("--ckpt_path missing.ckpt", "missing.ckpt: no such file; give last.ckpt or model.ckpt"),
-        ("--ckpt_path RECIPE", "tiny.yaml: not a checkpoint, or a damaged one"),
+        ("--ckpt_path RECIPE", "tiny.yaml: not a checkpoint, or a truncated one"),
         ("--ckpt_path FOREIGN", "foreign.ckpt: weights of another kind"),
         ("--model.lr 1e-3 --ckpt_path FOREIGN", "--model.lr: a checkpoint brings its own net"),
         ("--data.root PARTS --early_stopping.monitor val/los", "val/los. which is not available"),

@@ -154,7 +154,7 @@ def test_x4_begins_with_x2(clean: Path, tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"no checkpoint", "not a checkpoint, or a damaged one"),
+        (b"no checkpoint", "not a checkpoint, or a truncated one"),
         (
             {"params": {"conv.weight": torch.zeros(2)}},
             r"is not of this HAT \(missing: conv_after_body",

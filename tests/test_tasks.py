@@ -177,6 +177,11 @@ def test_a_folder_with_a_run_is_refused(
     assert sorted(trained.iterdir()) == before
 
 
+def test_a_mistyped_folder_of_data_leaves_no_run(recipe: Path, tmp_path: Path) -> None:
+    assert fit(recipe, "--data.root", tmp_path / "nowhere", run=tmp_path / "runs") == 2
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+
+
 @pytest.mark.slow
 def test_resume(
     trained: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

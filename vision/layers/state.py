@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,23 +48,35 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str,
     return {what: sorted(names) for what, names in found.items() if names}
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of tensors and plain values, or a safetensors file.
+def read_checkpoint(
+    path: Path, wanted: str = "the model.ckpt of a run (runs/<recipe>/<n>/model.ckpt)"
+) -> dict[str, Any]:
+    """A checkpoint of tensors and plain values, or a safetensors file; `wanted` is the cure's.
 
     Raises:
         ValueError: no such file, a damaged one, or one that holds more.
+        OSError: it may not be read.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; give a checkpoint")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {what}; give {wanted}")
+    path.open("rb").close()  # an OSError says what keeps us from reading it
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many kinds for a damaged or hostile file
+        if not zipfile.is_zipfile(path):
+            raise ValueError(
+                f"{path}: not a checkpoint, or a truncated one; copy it again, or give {wanted}"
+            ) from error
         raise ValueError(
-            f"{path}: not a checkpoint, or a damaged one ({type(error).__name__}); copy it again"
+            f"{path}: damaged, or holds more than tensors and plain values"
+            f" ({type(error).__name__}); nothing of it was run; give {wanted}"
         ) from error
-    return checkpoint if isinstance(checkpoint, dict) else {}
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path}: holds no checkpoint; give {wanted}")
+    return checkpoint
 
 
 def fill_from(net: nn.Module, path: Path, anew: tuple[str, ...] = ()) -> None:

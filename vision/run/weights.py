@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +49,13 @@ def load(
         CheckpointError: missing, damaged, of another kind, not calibrated, with tensors missing or
             surplus, or its backbone's weights are not to be had here.
     """
+    from vision.layers.state import read_checkpoint, tensors
+
     path = Path(path)
-    checkpoint = _read(path)
+    try:
+        checkpoint = read_checkpoint(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
@@ -61,7 +65,6 @@ def load(
     if checkpoint.get("visionmend") == "restoration" and sections <= checkpoint.keys():
         restorer = _restorer(checkpoint, OWN + trust, path)
         return RestorationPredictor(restorer, device=device, fingerprint=digest, **options)
-    from vision.layers.state import tensors
     from vision.run import published
 
     state = tensors(checkpoint)
@@ -118,35 +121,6 @@ def _inspector(
         scorer.allow(false_alarms)
         digest += f" at {false_alarms:g}"
     return AnomalyPredictor(net, scorer, device=device, fingerprint=digest)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import torch
-
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise CheckpointError(
-            f"{path}: {what}; give the model.ckpt of a run (runs/<recipe>/<n>/model.ckpt)"
-        )
-    path.open("rb").close()  # an OSError says what keeps us from reading it
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or hostile file
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(
-                f"{path}: not a checkpoint, or a truncated one; copy it again, or train again"
-            ) from error
-        raise CheckpointError(
-            f"{path}: damaged, or holds more than tensors and plain values"
-            f" ({type(error).__name__}); nothing of it was run; give a model.ckpt of train.py"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path}: holds no checkpoint; give a model.ckpt of train.py")
-    return checkpoint
 
 
 def _rebuild(

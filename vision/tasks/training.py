@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import vision
+from vision.layers.state import read_checkpoint
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.config_errors import Parser, explain
 from vision.tasks.datamodule import AnomalyData
@@ -181,21 +183,29 @@ def run_cli(argv: Sequence[str]) -> CLI:
     terminal = sys.stderr.isatty()
     progress: list[Callback] = [RichProgressBar()] if terminal else [Lines()]
     task, data = TASKS[task_of(argv)]
-    return CLI(
-        task,
-        data,
-        args=list(argv),
-        parser_class=Parser,
-        seed_everything_default=0,
-        save_config_callback=SaveConfigCallback,
-        trainer_defaults={
-            "callbacks": progress,
-            "devices": 1,  # memory, calibration and metrics are not shared between processes yet
-            "enable_progress_bar": terminal,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-        },
-    )
+    before = os.environ.get(RUN_FOLDER)
+    try:
+        return CLI(
+            task,
+            data,
+            args=list(argv),
+            parser_class=Parser,
+            seed_everything_default=0,
+            save_config_callback=SaveConfigCallback,
+            trainer_defaults={
+                "callbacks": progress,
+                "devices": 1,  # memory, calibration and metrics are not shared by processes yet
+                "enable_progress_bar": terminal,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+            },
+        )
+    except ValueError:
+        made = os.environ.get(RUN_FOLDER)
+        # A mistake such as a mistyped folder of data, found before the first step.
+        if made and made != before and not (Path(made) / "config.yaml").exists():
+            shutil.rmtree(made)
+        raise
 
 
 def _with_recipes(argv: Sequence[str]) -> Iterator[str]:
@@ -248,19 +258,13 @@ def check_flags(argv: Sequence[str]) -> None:
 
 def check_checkpoint(path: Path, resume: bool) -> None:
     """ValueError for a file that is no checkpoint of ours, or to `resume` from a finished one."""
-    if not path.is_file():
-        raise ValueError(f"--ckpt_path {path}: no such file; give last.ckpt or model.ckpt of a run")
+    wanted = "last.ckpt or model.ckpt of a run"
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or hostile file
-        raise ValueError(
-            f"--ckpt_path {path}: not a checkpoint, or a damaged one ({type(error).__name__});"
-            " give last.ckpt or model.ckpt of a run"
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "visionmend"} <= checkpoint.keys():
-        raise ValueError(
-            f"--ckpt_path {path}: weights of another kind; give last.ckpt or model.ckpt of a run"
-        )
+        checkpoint = read_checkpoint(path, wanted)
+    except ValueError as error:
+        raise ValueError(f"--ckpt_path {error}") from error
+    if not {"state_dict", "visionmend"} <= checkpoint.keys():
+        raise ValueError(f"--ckpt_path {path}: weights of another kind; give {wanted}")
     if resume and "optimizer_states" not in checkpoint:
         raise ValueError(
             f"--ckpt_path {path}: is finished, and nothing can be trained on; resume from last.ckpt"

@@ -1,0 +1,97 @@
+"""A large photograph in tiles: time and peak memory, and how much the tiles change the result.
+
+    python scripts/measure_photo.py MODEL… [--photographs FOLDER] [--out runs/photo]
+
+Photographs of FOLDER, each beside its mirror image, fill 3000×4000 pixels, which
+`infer.py restore` restores with each checkpoint; peak memory is that process's, and the upper left
+quarter is measured beside it. Then 640×960 pixels are restored whole and in tiles of 256, each tile
+pooling for itself and all sharing what they pool; how they differ is printed, in levels of 8 bits,
+and written to OUT, twenty times as strong.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from bench import console, peak_of
+from rich.table import Table
+
+import vision
+from data.degrade import U8
+from data.images import read_rgb, write_png
+from vision.layers.pooling import GlobalPool
+from vision.run.tiles import places
+
+LARGE, SMALL, TILE = (3000, 4000), (640, 960), 256
+STRONGER = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--photographs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/photo"))
+    arguments = parser.parse_args()
+    large = filled(sorted(arguments.photographs.glob("*.jpg")), *LARGE)
+    write_png(arguments.out / "large.png", large)
+    write_png(arguments.out / "quarter.png", large[: LARGE[0] // 2, : LARGE[1] // 2])
+    small = large[: SMALL[0], : SMALL[1]]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    cost = Table("net", "picture", "minutes", "peak memory, MB")
+    apart = Table("net", "pooling", "mean", "largest", "mean at seams")
+    for model in arguments.models:
+        name = model.parent.name
+        for picture in ("quarter", "large"):
+            given, out = arguments.out / f"{picture}.png", arguments.out / name
+            call = ["restore", given, "-o", out, "--weights", model, "--quiet"]
+            seconds, peak = peak_of(call)
+            cost.add_row(name, picture, f"{seconds / 60:.1f}", f"{peak / 1024:.0f}")
+        whole = vision.load(model, tile=0)
+        wanted = whole(small).pixels.astype(float)
+        pools = any(isinstance(m, GlobalPool) for m in whole.net.modules())
+        for share in (False, True) if pools else (False,):
+            done = vision.load(model, tile=TILE, share_pooling=share)(small).pixels
+            differs = np.abs(done - wanted)
+            seams = at_seams(differs, whole.spec.scale)
+            how = "shared" if share else "per tile"
+            numbers = (differs.mean(), differs.max(), seams)
+            apart.add_row(name, how, *(f"{n:.3f}" for n in numbers))
+            shown = (STRONGER * differs).clip(0, 255).astype(np.uint8)
+            write_png(arguments.out / f"{name}-{how.replace(' ', '-')}.png", shown)
+    console.print(cost)
+    console.print(apart)
+
+
+def filled(paths: list[Path], height: int, width: int) -> U8:
+    """A picture of this size from photographs, each mirrored at its edges until a row is full."""
+    if not paths:
+        raise SystemExit("no photograph in that folder")
+    rows, tall, number = [], 0, 0
+    while tall < height:
+        photo = read_rgb(paths[number % len(paths)])
+        number += 1
+        if photo.shape[0] > photo.shape[1]:
+            continue
+        double = np.concatenate([photo, photo[:, ::-1]], 1)
+        times = -(-width // double.shape[1])
+        rows.append(np.tile(double, (1, times, 1))[:, :width])
+        tall += len(photo)
+    return np.concatenate(rows)[:height]
+
+
+def at_seams(differs: np.ndarray, scale: int) -> float:
+    """Mean difference within the pixels where one tile fades into the next."""
+    masks = []
+    for side in differs.shape[:2]:
+        fading = np.zeros(side, bool)
+        for start, weight in places(side // scale, TILE):
+            inside = ((weight > 0) & (weight < 1)).numpy().repeat(scale)
+            fading[start * scale : start * scale + len(inside)] |= inside
+        masks.append(fading)
+    return float(differs[masks[0][:, None] | masks[1]].mean())
+
+
+if __name__ == "__main__":
+    main()
