@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from data.degrade import bicubic
 from data.images import read
-from vision.metrics import luma, psnr_y, ssim_y
+from vision.metrics import luma, psnr, psnr_b, psnr_y, ssim_y
 
 SET5 = Path(__file__).parents[2] / "shared" / "datasets" / "set5"
 GOLDEN = {2: (33.673, 0.9303), 3: (30.403, 0.8689), 4: (28.429, 0.8111)}
@@ -71,3 +72,30 @@ def test_pictures_that_cannot_be_compared() -> None:
         psnr_y(noise(20, 20), noise(20, 20), 10)
     with pytest.raises(ValueError, match="needs 11×11 or more"):
         ssim_y(noise(20, 20), noise(20, 20), 5)
+
+
+def test_psnr_b_by_hand() -> None:
+    truth = np.full((16, 16, 1), 100, np.uint8)
+    blocks = truth.copy()
+    blocks[:, 8:] = 104  # a step of 4 across the only border between columns
+    # 16 steps of 16 on 32 pairs across borders, none on the others.
+    effect = 16 * 16 / 32 * 3 / 4
+    assert psnr_b(blocks, truth) == pytest.approx(10 * np.log10(255**2 / (8 + effect)))
+    elsewhere = truth.copy()
+    elsewhere[:, 4:] = 104
+    assert psnr_b(elsewhere, truth) == psnr(elsewhere, truth)
+    assert psnr_b(blocks.repeat(3, 2), truth.repeat(3, 2)) == pytest.approx(psnr_b(blocks, truth))
+    assert psnr_b(truth, truth) == np.inf
+    with pytest.raises(ValueError, match="longer than 8"):
+        psnr_b(truth[:8], truth[:8])
+
+
+def test_a_jpeg_loses_by_its_blocks() -> None:
+    y, x = np.mgrid[:96, :128]
+    truth = (100 + 60 * np.sin(x / 9) * np.cos(y / 7)).astype(np.uint8)[..., None]
+    coded = cv2.imencode(".jpg", truth, [cv2.IMWRITE_JPEG_QUALITY, 5])[1]
+    restored = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)[..., None]
+    smooth = cv2.GaussianBlur(restored, (0, 0), 1.0)[..., None]
+    assert psnr_b(restored, truth) < psnr(restored, truth) - 0.2
+    gap = psnr(smooth, truth) - psnr_b(smooth, truth)
+    assert 0 <= gap < psnr(restored, truth) - psnr_b(restored, truth)

@@ -75,6 +75,35 @@ def ssim(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
     return float(structural_similarity(truth, restored, data_range=255.0, channel_axis=2, **SSIM))
 
 
+def psnr_b(restored: NDArray[np.uint8], truth: NDArray[np.uint8], block: int = 8) -> float:
+    """PSNR less what shows of a JPEG's blocks, in dB (Yim & Bovik, IEEE TIP 2011, eq. 6 to 9).
+
+    To the squared error comes the blocking effect: by how much squared steps between neighbouring
+    pixels are larger across the borders of blocks than elsewhere in the restored picture, weighted
+    by log2(block) / log2(shorter side); nothing where they are not larger. Borders are counted
+    exactly; torchmetrics and MATLAB's published code count a fraction of one where a side is no
+    multiple of a block. Of a picture in colour, the mean blocking effect of its channels.
+
+    Args, errors as `psnr`; also ValueError for a side that is not longer than a block.
+    """
+    _check_alike(restored, truth)
+    if min(restored.shape[:2]) <= block:
+        raise ValueError(f"PSNR-B of {restored.shape}: the sides must be longer than {block}")
+    x = restored.astype(np.float64)
+    across = [np.diff(x, axis=0) ** 2, np.diff(x, axis=1).swapaxes(0, 1) ** 2]  # side−1 × …
+    borders = [step[block - 1 :: block] for step in across]
+    inside = [np.delete(step, np.s_[block - 1 :: block], axis=0) for step in across]
+    per_channel = [
+        sum(part.reshape(-1, x.shape[2]).sum(0) for part in parts)
+        / sum(part[..., 0].size for part in parts)
+        for parts in (borders, inside)
+    ]
+    larger = np.maximum(per_channel[0] - per_channel[1], 0)
+    effect = (larger * np.log2(block) / np.log2(min(x.shape[:2]))).mean()
+    error = np.mean((x - truth) ** 2) + effect
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
 def _check_alike(restored: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
     if restored.shape != truth.shape:
         raise ValueError(
