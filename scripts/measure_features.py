@@ -1,6 +1,6 @@
 """Which distance of features tells good parts from defective ones; docs/anomaly.md has the table.
 
-    python scripts/measure_features.py FOLDER [--anywhere] [--capacity 24576]
+    python scripts/measure_features.py FOLDER [--anywhere] [--capacity 49152] [--cache FOLDER]
 
 Good pictures alone are used: the memory sees those to learn from, and the held-out ones stand
 against the same with painted defects at full, half and a quarter of their strength, since at full
@@ -47,11 +47,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "EAR's features": BEST,
     "pooled over 3×3 tokens": BEST | {"pool": 3},
     "128 components, half as many vectors": BEST | {"dims": 128, "capacity": 0.5},
+    "block 6 alone": BEST | {"blocks": (6,)},
+    "block 8 alone": BEST | {"blocks": (8,)},
     "fully whitened": BEST | {"whiten": 1.0},
-    "not whitened": BEST | {"whiten": 0.0},
     "not relative to the spacing": BEST | {"relative": False},
-    "32×32 tokens alone": BEST | {"grids": (32,)},
-    "48×48 tokens alone": BEST | {"grids": (48,)},
     "gate widened by a token": BEST | {"gate": AttentionMask(grow=1)},
     "no gate": BEST | {"gate": AttentionMask(keep=1.0, min_tokens=0)},
 }
@@ -83,7 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--anywhere", action="store_true")
-    parser.add_argument("--capacity", type=int, default=24_576)
+    parser.add_argument("--capacity", type=int, default=49_152)
+    parser.add_argument("--cache", type=Path, help="where features stay for the next run")
     arguments = parser.parse_args()
     data = AnomalyData(arguments.folder, size=672)
     data.setup("fit")
@@ -92,7 +92,7 @@ def main() -> None:
     titles = [f"strength {strength:g}" for strength in STRENGTHS]
     table = Table("features", *titles, "mean", title=f"{arguments.folder}: image AUROC, painted")
     with tempfile.TemporaryDirectory() as folder:
-        backbone = Cached(Path(folder), BEST["blocks"])
+        backbone = Cached(arguments.cache or Path(folder), BEST["blocks"])
         for name, options in VARIANTS.items():
             capacity = int(arguments.capacity * options.get("capacity", 1))
             net = FeatureNeighbours(backbone, **{**options, "capacity": capacity})

@@ -193,6 +193,28 @@ def test_tile_and_ensemble_are_part_of_what_was_done(
     assert not list((tmp_path / "out").glob("*.jpg"))
 
 
+def test_half_precision_is_near(published: Path) -> None:
+    image = ramp(20, 24, 3, np.uint8)
+    exact, half = vision.load(published)(image), vision.load(published, precision="bf16")(image)
+    differs = np.abs(exact.pixels.astype(int) - half.pixels)
+    assert 0 < differs.max() < 16
+    assert differs.mean() < 2
+    with pytest.raises(ValueError, match="choose fp32 or bf16"):
+        vision.load(published, precision="fp16")
+
+
+def test_a_scale_that_no_checkpoint_says(published: Path, tmp_path: Path) -> None:
+    net = shaken(RAT(scale=2, width=8, groups=1, blocks=(1,))).eval()
+    torch.save({"params": net.state_dict()}, tmp_path / "rat.pth")
+    write_png(tmp_path / "a.png", ramp(16, 24, 1, np.uint8))
+    call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet"]
+    assert infer([*call, "--weights", str(tmp_path / "rat.pth"), "--scale", "2"]) == 0
+    assert read(tmp_path / "out" / "a.png").pixels.shape == (32, 48, 1)
+    assert vision.load(tmp_path / "rat.pth").spec.scale == 1
+    with pytest.raises(CheckpointError, match="is of scale 2, not 4; leave the scale out"):
+        vision.load(published, scale=4)
+
+
 # --- weights that are refused
 
 

@@ -153,6 +153,18 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
         " by a second pass over the tiles",
     )
     parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="fp32 (default), or bf16: faster on GPUs made for it, and less exact",
+    )
+    parser.add_argument(
+        "--scale",
+        type=int,
+        metavar="N",
+        help="of a published RAT that enlarges, since its checkpoint does not say by how much (1)",
+    )
+    parser.add_argument(
         "--regions",
         default="superpixels",
         metavar="WHENCE",
@@ -181,6 +193,8 @@ def _restore(arguments: argparse.Namespace) -> int:
         tile=arguments.tile,
         ensemble=arguments.ensemble,
         share_pooling=arguments.pooling == "shared",
+        precision=arguments.precision,
+        scale=arguments.scale,
     )
     from vision.run.regions import region_source
     from vision.run.restore import RestorationPredictor, RestoreJob

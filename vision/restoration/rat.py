@@ -249,7 +249,7 @@ class RAT(nn.Module):
     def describe(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
         """The arguments that build the net of a released checkpoint, or None if it is no RAT.
 
-        The scale leaves no trace in it, since the net enlarges before its first layer; it is 1.
+        The scale leaves no trace in it, since the net enlarges before its first layer.
         """
         if "middle_blks.0.layers.0.lambda_ra" not in state:
             return None

@@ -18,8 +18,10 @@ KNOWN = "give a model.ckpt that train.py wrote, or a published checkpoint of " +
 )
 
 
-def build(state: Mapping[str, Tensor], path: Path) -> nn.Module:
+def build(state: Mapping[str, Tensor], path: Path, scale: int | None = None) -> nn.Module:
     """The net that these tensors are of, filled.
+
+    `scale` is that of a RAT, which leaves no trace in its tensors; 1 if None.
 
     Raises:
         ValueError: no known net, or tensors that are missing, surplus or of another shape; the
@@ -28,6 +30,8 @@ def build(state: Mapping[str, Tensor], path: Path) -> nn.Module:
     for kind in NETS:
         try:
             arguments = kind.describe(state)
+            if arguments is not None and kind is RAT and scale is not None:
+                arguments["scale"] = scale
             net = None if arguments is None else kind(**arguments)
         except (LookupError, ValueError, TypeError, ZeroDivisionError) as error:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -50,6 +50,8 @@ class RestorationPredictor:
         share_pooling: whether the tiles of a picture share what a net pools over all pixels, in a
             second pass over them; else each tile pools for itself. A net that sums over the pixels
             (`Spec.sums_globally`) shares always.
+        precision: `bf16` for mixed bfloat16, faster on GPUs made for it, and less exact. There is
+            no float16, since activations of HAT leave its range.
         fingerprint: of the weights; the engine reuses results only under the same one.
     """
 
@@ -61,9 +63,12 @@ class RestorationPredictor:
         tile: int = TILE,
         ensemble: bool = False,
         share_pooling: bool = False,
+        precision: Literal["fp32", "bf16"] = "fp32",
         fingerprint: str = "",
     ) -> None:
-        self.device = torch.device(device)
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision {precision}: choose fp32 or bf16")
+        self.device, self.precision = torch.device(device), precision
         self.net = net.eval().to(self.device)
         spec: Any = net.spec
         self.spec: Spec = spec
@@ -77,6 +82,7 @@ class RestorationPredictor:
         pools = self.net if self.shares else None
         self.tiler = Tiler(call, self.spec.scale, tile, self.device, pools)
         how = f" tile {tile}{' ensemble' if ensemble else ''}{' shared' if self.shares else ''}"
+        how += f" {precision}" if precision != "fp32" else ""
         self.fingerprint = fingerprint + how
 
     @torch.inference_mode()
@@ -145,7 +151,10 @@ class RestorationPredictor:
 
     def _net(self, x: Tensor) -> Tensor:
         """B×C×h×w → restored; with a region map as one more channel, where the net wants it."""
-        return self.net(x[:, :-1], x[:, -1:].long()) if self.spec.regions else self.net(x)
+        parts = (x[:, :-1], x[:, -1:].long()) if self.spec.regions else (x,)
+        half = self.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self.net(*parts).float()
 
 
 def eightfold(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

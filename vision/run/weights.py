@@ -27,6 +27,7 @@ def load(
     device: str = "cpu",
     false_alarms: float | None = None,
     trust: tuple[str, ...] = (),
+    scale: int | None = None,
     **options: Any,
 ) -> AnomalyPredictor | RestorationPredictor:
     """Load a checkpoint and return its predictor; what it is of is read from its keys.
@@ -39,7 +40,9 @@ def load(
             the one the checkpoint was calibrated for.
         trust: packages beside our own whose classes the checkpoint may name. A checkpoint is read
             with tensors and plain values only, and can build no class from elsewhere.
-        options: of a net that restores: `tile`, `ensemble` and `share_pooling` of
+        scale: by how much a published RAT enlarges, which its checkpoint does not say (1 if None);
+            other checkpoints must be of it.
+        options: of a net that restores: `tile`, `ensemble`, `share_pooling` and `precision` of
             `RestorationPredictor`.
 
     Returns:
@@ -64,7 +67,9 @@ def load(
     sections = {"hyper_parameters", "state_dict"}
     if checkpoint.get("visionmend") == "restoration" and sections <= checkpoint.keys():
         restorer = _restorer(checkpoint, OWN + trust, path)
-        return RestorationPredictor(restorer, device=device, fingerprint=digest, **options)
+        return RestorationPredictor(
+            _of_scale(restorer, scale, path), device=device, fingerprint=digest, **options
+        )
     from vision.run import published
 
     state = tensors(checkpoint)
@@ -72,10 +77,22 @@ def load(
         keys = [*checkpoint][:4]
         raise CheckpointError(f"{path}: weights of another kind (keys {keys}); {published.KNOWN}")
     try:
-        net = published.build(state, path)
+        net = published.build(state, path, scale)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    return RestorationPredictor(net, device=device, fingerprint=digest, **options)
+    return RestorationPredictor(
+        _of_scale(net, scale, path), device=device, fingerprint=digest, **options
+    )
+
+
+def _of_scale(net: nn.Module, scale: int | None, path: Path) -> nn.Module:
+    spec: Any = net.spec
+    if scale is not None and spec.scale != scale:
+        raise CheckpointError(
+            f"{path}: is of scale {spec.scale}, not {scale}; leave the scale out, or take another"
+            " checkpoint"
+        )
+    return net
 
 
 def _restorer(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path) -> nn.Module:
