@@ -108,6 +108,11 @@ def test_several_folders_keep_their_own_names() -> None:
     assert stems("x/good", "x/bad", "y/good") == ["good/1", "bad/1", "good-2/1"]
 
 
+def test_however_a_folder_is_named_it_counts_once() -> None:
+    picture("x/1.png"), picture("x/2.png")
+    assert stems("x", str(Path("x").absolute()), "x/", "x/../x/1.png") == ["1", "2"]
+
+
 def test_outputs_of_an_earlier_call_are_not_overwritten() -> None:
     picture("x/1.png", red=10), picture("y/1.png", red=200)
     inspect("x/1.png")

@@ -51,10 +51,12 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
     ValueError: nothing found at all, a folder without a picture, OUT equal to a folder searched.
     """
     found: dict[str, Source] = {}
-    inputs = list(dict.fromkeys(inputs))
-    folders = sum(os.path.isdir(text) for text in inputs)
-    labels: dict[str, str] = {}
+    named: dict[str, str] = {}  # by absolute path: a folder may be named relatively too
     for text in inputs:
+        named.setdefault(os.path.abspath(text), text)
+    folders = sum(os.path.isdir(text) for text in named.values())
+    labels: dict[str, str] = {}
+    for text in named.values():
         path = Path(text)
         if os.path.isdir(path):  # Path.is_dir raises where a folder above may not be entered
             name = path.name if path.name not in ("", "..") else path.resolve().name
@@ -68,7 +70,7 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
             error = f"{show(text)}: {_why_absent(path)}"
             batch = [Source(text, path, Path(path.name), error=error)]
         for source in batch:
-            found.setdefault(source.input, source)
+            found.setdefault(os.path.abspath(source.input), source)
     if not any(os.path.lexists(source.path) for source in found.values()):
         missing = next((source.error for source in found.values()), None)
         raise ValueError(missing or "no input: name pictures, folders, patterns or videos")
