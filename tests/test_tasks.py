@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from trained import backbone, class_spec, ear, fit, inspect, status, write_recip
 
 import vision
 from data.images import write_png
-from data.synthetic import make_bad, make_good
+from data.synthetic import make_bad, make_good, write_mvtec
 from vision.anomaly import RIAD, FeatureNeighbours
 from vision.cli import train
+from vision.tasks import AnomalyTask
 from vision.tasks.training import run_cli
 
 ALL_METRICS = {
@@ -200,6 +203,89 @@ def test_resume(
     capsys.readouterr()
     assert fit(recipe, "--ckpt_path", trained / "model.ckpt", run=tmp_path) == 2
     assert "nothing can be trained on; resume from last.ckpt" in refusal(capsys)
+
+
+@pytest.mark.slow
+def test_interrupted_while_calibrating(
+    trained: Path,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnomalyTask, "_painted_scores", stop)
+        assert fit(recipe, run=tmp_path) == 130
+    last = tmp_path / "tiny" / "001" / "last.ckpt"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"go on with --ckpt_path {last}")
+    assert fit(recipe, "--ckpt_path", last, run=tmp_path) == 0
+    found = checkpoint(tmp_path / "tiny" / "002" / "model.ckpt")["state_dict"]
+    wanted = checkpoint(trained / "model.ckpt")["state_dict"]
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.slow
+def test_interrupted_while_training(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = AnomalyTask.training_step
+
+    def stop(self: AnomalyTask, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 1:  # before the first validation
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(AnomalyTask, "training_step", stop)
+    assert fit(recipe, run=tmp_path) == 130
+    last = tmp_path / "tiny" / "001" / "last.ckpt"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"go on with --ckpt_path {last}")
+    assert checkpoint(last)["global_step"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
+def test_a_detector_takes_one_device(
+    subcommand: str, trained: Path, recipe: Path, tmp_path: Path
+) -> None:
+    """In a process of its own, since two devices on a CPU start a second process."""
+    call = [subcommand, "--config", recipe, "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
+    call += ["--trainer.default_root_dir", tmp_path / "run"]
+    call += ["--ckpt_path", trained / "model.ckpt"] if subcommand == "test" else []
+    command = [sys.executable, "-m", "vision.cli", "train", *map(str, call)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "a detector takes one device; set --trainer.devices 1" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_net_of_another_recipe_is_refused(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_recipe(tmp_path / "riad.yaml", parts, class_spec("vision.anomaly.RIAD", size=64))
+    call = ("--ckpt_path", trained / "model.ckpt", "--trainer.default_root_dir", tmp_path)
+    assert status(train, "test", "-c", other, *call) == 2
+    told = "is of vision.anomaly.EAR, but the recipe of vision.anomaly.RIAD; take the recipe"
+    assert told in refusal(capsys)
+
+
+@pytest.mark.slow
+def test_with_good_pictures_alone_it_tells_the_alarms(trained: Path, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    write_mvtec(tmp_path / "made", train=8, good=4, bad=1, size=64)
+    shutil.copytree(tmp_path / "made" / "train" / "good", parts / "good")
+    shutil.copytree(tmp_path / "made" / "test" / "good", parts / "test_good")
+    call = ("--config", trained / "config.yaml", "--ckpt_path", trained / "model.ckpt")
+    more = ("--data.root", parts, "--trainer.default_root_dir", tmp_path / "run")
+    assert status(train, "test", *call, *more) == 0
+    results = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert results.keys() == {"scoring", "alarms_at_0.01", "alarms_at_0.05", "ms_per_image"}
 
 
 @pytest.mark.slow

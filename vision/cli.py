@@ -44,7 +44,7 @@ def train(argv: Sequence[str] | None = None) -> int:
         return OK
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from vision.tasks.training import run_cli
+    from vision.tasks.training import CLI, run_cli
 
     _log_to_stderr()
     try:
@@ -52,7 +52,9 @@ def train(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as ending:
         if getattr(ending, "code", 1) != 1:  # Lightning makes exit(1) of an interruption
             raise
-        return _interrupted("go on with --ckpt_path RUN/last.ckpt")
+        last = CLI.folder / "last.ckpt" if CLI.folder else None
+        goes_on = f"go on with --ckpt_path {last}" if last and last.exists() else "start again"
+        return _interrupted(goes_on)
     except (ValueError, OSError, MisconfigurationException) as error:
         return _refuse(error)
     except RuntimeError as error:

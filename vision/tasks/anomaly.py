@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from vision.anomaly.scoring import COMPONENTS, Scorer, best_scoring
 from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
-from vision.tasks.results import MODEL_FILE, drop_modules, save_model, save_results
+from vision.tasks.results import (
+    MODEL_FILE,
+    drop_modules,
+    one_device,
+    save_model,
+    save_results,
+    take_average,
+)
 
 # Pictures with a painted defect, to choose a scoring by: at most three of each held-out picture,
 # and no more than this in all, since each costs an inspection.
@@ -67,6 +75,10 @@ class AnomalyTask(LightningModule):
             )
         self.lr, self.weight_decay = lr, weight_decay
         self.metrics = AnomalyMetrics()
+
+    def setup(self, stage: str) -> None:
+        # Memory, calibration and metrics see every picture.
+        one_device(self.trainer, "a detector")
 
     def on_fit_start(self) -> None:
         if not self.net.learns:
@@ -149,11 +161,17 @@ class AnomalyTask(LightningModule):
             told = self._told(datamodule.good_dataloader(), "remembering good parts")
             self.net.remember(batch["image"].to(self.device) for batch in told)
             told = self._told(datamodule.val_dataloader(), "calibrating")
-            smoothed = [self._smoothed(batch["image"]) for batch in told]
-            maps = {name: torch.cat([m[name] for m in smoothed]) for name in smoothed[0]}
-            self.scorer.set_scale({name: m.flatten(1).amax(1) for name, m in maps.items()})
+            # Kept on the CPU, where a map more for every held-out picture finds room.
+            smoothed = [
+                {name: m.cpu() for name, m in self._smoothed(batch["image"]).items()}
+                for batch in told
+            ]
+            peaks = {n: torch.cat([_peaks(m[n]) for m in smoothed]) for n in smoothed[0]}
+            self.scorer.set_scale(peaks)
+            fuse = deepcopy(self.scorer).cpu().fuse
             good = {
-                choice: self.scorer.fuse(maps, choice).flatten(1).amax(1) for choice in self.choices
+                choice: torch.cat([_peaks(fuse(maps, choice)) for maps in smoothed])
+                for choice in self.choices
             }
             choice, results = self.choices[0], {}
             if len(good) > 1:
@@ -176,7 +194,7 @@ class AnomalyTask(LightningModule):
                 for painted in self._painted(image, index, copies if number % every == 0 else 0):
                     maps = self._smoothed(painted[None])
                     for choice, found in scores.items():
-                        found.append(self.scorer.fuse(maps, choice).amax())
+                        found.append(self.scorer.fuse(maps, choice).amax().cpu())
                 number += 1
         return {choice: torch.stack(found) for choice, found in scores.items()}
 
@@ -231,25 +249,31 @@ class AnomalyTask(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         labels, scores = zip(*self.test_scores, strict=True)
-        if self.marked:
-            results = self.metrics.compute()
-        else:
-            results = {"image_auroc": image_auroc(scores, labels)}
         good = [score for label, score in self.test_scores if label == 0]
         bad = [score for label, score in self.test_scores if label == 1]
-        for rate in sorted({0.01, 0.05, self.scorer.false_alarms}):
+        results: dict[str, float] = {}  # what the pictures that are there can tell
+        if good and bad:
+            auroc = {"image_auroc": image_auroc(scores, labels)}
+            results = self.metrics.compute() if self.marked else auroc
+        for rate in sorted({0.01, 0.05, self.scorer.false_alarms}) if good else ():
             threshold = self.scorer.score_at(rate)
             results[f"alarms_at_{rate:g}"] = sum(score >= threshold for score in good) / len(good)
-        results["found"] = sum(score >= 0.5 for score in bad) / len(bad)
+        if bad:
+            results["found"] = sum(score >= 0.5 for score in bad) / len(bad)
         results["ms_per_image"] = 1000 * float(np.median(self.seconds))
         self.log_dict({f"test/{name}": value for name, value in results.items()})
         folder = Path(self.trainer.default_root_dir)
         save_results(results, folder, scoring=self.scorer.choice)
 
 
+def _peaks(maps: Tensor) -> Tensor:
+    """B×1×S×S → B maxima."""
+    return maps.flatten(1).amax(1)
+
+
 def _auroc(good: Tensor, bad: Tensor) -> float:
     labels = np.repeat([0, 1], [len(good), len(bad)])
-    return image_auroc(torch.cat([good, bad]).cpu().numpy(), labels)
+    return image_auroc(torch.cat([good.cpu(), bad.cpu()]).numpy(), labels)
 
 
 class Finish(Callback):
@@ -265,6 +289,7 @@ class Finish(Callback):
         assert isinstance(module, AnomalyTask)
         if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
             return
+        take_average(trainer, module)
         # The trainer has moved the module to the CPU by now, and the ViT is slow there.
         module.to(trainer.strategy.root_device)
         results = module.finish(trainer.datamodule)  # type: ignore[attr-defined]

@@ -20,7 +20,14 @@ from vision.layers.state import fill_from
 from vision.losses.restoration import L1, RestorationLoss, lsgan, vanilla_gan
 from vision.metrics.restoration import psnr, psnr_b, psnr_y, ssim, ssim_y
 from vision.restoration.spec import Spec
-from vision.tasks.results import MODEL_FILE, drop_modules, save_model, save_results
+from vision.tasks.results import (
+    MODEL_FILE,
+    drop_modules,
+    one_device,
+    save_model,
+    save_results,
+    take_average,
+)
 
 SHOWN = 4
 """Validation pictures in the log: input, result and truth side by side."""
@@ -153,8 +160,7 @@ class RestorationTask(LightningModule):
         self.log_dict(means, prog_bar=True, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
-        if self.trainer.world_size > 1:
-            raise ValueError("test: takes one device; set --trainer.devices 1")
+        one_device(self.trainer, "a test")
         self.found = []
         self.before: list[dict[str, float]] = []
 
@@ -282,8 +288,7 @@ class AdversarialTask(RestorationTask):
         self.turn = 0
 
     def on_fit_start(self) -> None:
-        if self.trainer.world_size > 1:
-            raise ValueError("an adversarial training takes one device; set --trainer.devices 1")
+        one_device(self.trainer, "an adversarial training")
 
     def configure_optimizers(self) -> Any:
         parameters = [*self.discriminator.parameters()]
@@ -347,6 +352,7 @@ class SaveNet(Callback):
             return
         if not trainer.is_global_zero:
             return  # several processes hold the same net
+        take_average(trainer, module)
         path = Path(trainer.default_root_dir) / MODEL_FILE
         module.cpu().save(path)
         print(f"the net is {path}")

@@ -10,7 +10,8 @@ from typing import Any
 
 import lightning
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -23,6 +24,22 @@ def drop_modules(task: LightningModule) -> None:
     """Out of the hyperparameters of a task built by hand: no checkpoint may carry an object."""
     for name in [n for n, value in task.hparams.items() if isinstance(value, nn.Module)]:
         del task.hparams[name]
+
+
+def take_average(trainer: Trainer, task: LightningModule) -> None:
+    """Put the moving average into the task, where it is not yet.
+
+    Lightning does so after the last step; a training that is resumed with no step left has none.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging):
+            callback.on_train_end(trainer, task)
+
+
+def one_device(trainer: Trainer, what: str) -> None:
+    """ValueError with several processes, for `what` cannot be shared between them."""
+    if trainer.world_size > 1:
+        raise ValueError(f"{what} takes one device; set --trainer.devices 1")
 
 
 def save_model(task: LightningModule, state: Mapping[str, Tensor], path: Path) -> None:

@@ -9,11 +9,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import yaml
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -33,6 +34,8 @@ from vision.tasks.datamodule import AnomalyData
 from vision.tasks.pairs import RestorationData
 from vision.tasks.restoration import AdversarialTask, RestorationTask
 
+logger = logging.getLogger(__name__)
+
 # What a recipe's `task` names, and what its data is told by its net.
 TASKS: dict[str, tuple[type, type]] = {
     "inspect": (AnomalyTask, AnomalyData),
@@ -47,6 +50,8 @@ LINKS: dict[type, dict[str, Callable[[Any], Any]]] = {
         "data.regions": lambda model: model.spec.regions,
     },
 }
+
+RECIPE = ("--config", "-c")
 
 RUN_FOLDER = "VISIONMEND_RUN_FOLDER"  # in the environment of the processes that share a training
 
@@ -66,6 +71,11 @@ NOISE = (
 class CLI(LightningCLI):
     """LightningCLI plus EMA, early stopping and checkpoints by configuration."""
 
+    folder: ClassVar[Path | None] = None
+    """Of the run of the last call, as far as it came."""
+    made: ClassVar[bool] = False
+    """Whether that call made it."""
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Without `predict`: that is `infer.py`, which needs no recipe."""
@@ -82,6 +92,7 @@ class CLI(LightningCLI):
             {
                 "checkpoint.monitor": "val/loss",
                 "checkpoint.save_last": True,
+                "checkpoint.save_on_exception": True,  # Ctrl-C too
                 "early_stopping.monitor": "val/loss",
                 "early_stopping.patience": 1_000_000,  # off unless a recipe asks for it
                 # After a validation, not after an epoch: the last steps may be no whole epoch.
@@ -115,7 +126,8 @@ class CLI(LightningCLI):
             tested = config.ckpt_path if self.subcommand != "fit" else None
             run = Path(tested).parent if tested else _run_folder(Path(config.run), _recipe(config))
             config.trainer.default_root_dir = str(run)
-        folder = Path(config.trainer.default_root_dir)
+            CLI.made = not tested
+        CLI.folder = folder = Path(config.trainer.default_root_dir)
         learning = self.subcommand == "fit"
         if learning and (folder / "config.yaml").exists() and not _is_further_process():
             raise ValueError(
@@ -152,9 +164,20 @@ class CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """LightningCLI's, after a look at the file: it would end in a traceback later."""
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if path:
-            check_checkpoint(Path(path), resume=self.config.subcommand == "fit")
+        if not path:
+            return
+        check_checkpoint(Path(path), resume=self.config.subcommand == "fit")
+        asked = dict(self.config[self.config.subcommand].model.items())
         super()._parse_ckpt_path()
+        found = dict(self.config[self.config.subcommand].model.items())
+        other = [key for key in asked if key in found and asked[key] != found[key]]
+        if "net.class_path" in other:
+            raise ValueError(
+                f"--ckpt_path {path}: is of {found['net.class_path']}, but the recipe of"
+                f" {asked['net.class_path']}; take the recipe it was trained with"
+            )
+        if other:
+            logger.info("as the checkpoint has it, not the recipe: %s", ", ".join(other))
 
 
 class Lines(Callback):
@@ -183,7 +206,7 @@ def run_cli(argv: Sequence[str]) -> CLI:
     terminal = sys.stderr.isatty()
     progress: list[Callback] = [RichProgressBar()] if terminal else [Lines()]
     task, data = TASKS[task_of(argv)]
-    before = os.environ.get(RUN_FOLDER)
+    CLI.folder, CLI.made = None, False
     try:
         return CLI(
             task,
@@ -200,11 +223,11 @@ def run_cli(argv: Sequence[str]) -> CLI:
                 "num_sanity_val_steps": 0,
             },
         )
-    except ValueError:
-        made = os.environ.get(RUN_FOLDER)
+    except (ValueError, OSError, MisconfigurationException):
         # A mistake such as a mistyped folder of data, found before the first step.
-        if made and made != before and not (Path(made) / "config.yaml").exists():
-            shutil.rmtree(made)
+        begun = CLI.folder and (CLI.folder / "config.yaml").exists()
+        if CLI.folder and CLI.made and not begun and not _is_further_process():
+            shutil.rmtree(CLI.folder)
         raise
 
 
@@ -213,7 +236,7 @@ def _with_recipes(argv: Sequence[str]) -> Iterator[str]:
     before = ""
     for argument in argv:
         flag, equals, value = argument.partition("=")
-        named = value if flag == "--config" and equals else argument if before == "--config" else ""
+        named = value if flag in RECIPE and equals else argument if before in RECIPE else ""
         ours = vision.configs() / named
         if named and not Path(named).exists() and ours.is_file():
             argument = f"{flag}={ours}" if equals else str(ours)
@@ -232,7 +255,7 @@ def task_of(argv: Sequence[str]) -> str:
         flag, equals, value = argument.partition("=")
         value = value if equals else argument
         flag = flag if equals else before
-        if flag == "--config" and Path(value).is_file():
+        if flag in RECIPE and Path(value).is_file():
             try:
                 recipe = yaml.safe_load(Path(value).read_text())
             except (yaml.YAMLError, UnicodeDecodeError):
