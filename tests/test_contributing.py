@@ -1,7 +1,9 @@
 """The examples of CONTRIBUTING.md, run as they stand."""
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +96,23 @@ def test_the_backbone_of_ones_own(run_block: Run) -> None:
     attention, (features,) = backbone.attend(torch.zeros(2, 3, 32, 32), blocks=[1])
     assert attention.shape == (2, 4, 8, 8)
     assert features.shape == (2, 64, 8, 8)
+
+
+@pytest.mark.slow
+def test_the_net_that_inspects(tmp_path: Path) -> None:
+    (tmp_path / "mean.py").write_text(block("# vision/anomaly/mean.py"))
+    test = block("# tests/test_mean.py").replace("vision.anomaly.mean", "mean")
+    (tmp_path / "test_mean.py").write_text(test)
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", tmp_path)))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", tmp_path / "test_mean.py"],
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "7 passed" in done.stdout
 
 
 def test_the_net_that_restores(tmp_path: Path, run_block: Run) -> None:

@@ -454,14 +454,81 @@ def test_a_foreign_manifest_is_not_overwritten() -> None:
     assert Path("out/manifest.jsonl").read_text() == "my notes\n"
 
 
+def test_the_manifest_of_another_job_is_not_touched() -> None:
+    picture("parts/a.png")
+    inspect("parts")
+    job = InspectJob(FakePredictor())
+    job.name = "restore"
+    before = Path("out/manifest.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="out: holds what `inspect` made; choose another OUT"):
+        run(job, ["parts"], "out", progress=False)
+    assert Path("out/manifest.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"input": "x", "status": "ok", "outputs": ["/etc/hostname"]},
+        {"input": "x", "status": "ok", "thumbnails": ["../secret.txt", "a", "b"]},
+        {"input": "x", "status": "ok", "outputs": "x.png"},
+        {"input": "x", "status": "fine"},
+        {"input": 5, "status": "ok"},
+    ],
+)
+def test_rows_that_nobody_wrote(row: dict) -> None:
+    picture("parts/a.png")
+    Path("out").mkdir()
+    Path("out/manifest.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="line 1 is not a row of a manifest"):
+        inspect("parts")
+
+
+def test_a_row_without_a_score() -> None:
+    picture("parts/a.png")
+    Path("out").mkdir()
+    Path("out/manifest.jsonl").write_text('{"input": "x", "status": "ok"}\n')
+    with pytest.raises(ValueError, match="a row is not as `inspect` writes it"):
+        inspect("parts")
+
+
+def test_a_link_to_itself_is_a_row() -> None:
+    picture("parts/a.png")
+    Path("parts/loop").symlink_to("loop")
+    Path("parts/loop.png").symlink_to("loop.png")
+    summary = inspect("parts")
+    assert (summary.done, summary.failed) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out"),
+    [
+        (["x/*.png"], "x"),
+        (["x/1.png", "x/1.map.png"], "x"),
+        (["x", "y"], "."),
+        (["x/1.png"], "x"),
+    ],
+)
+def test_no_result_takes_the_place_of_an_input(inputs: list[str], out: str) -> None:
+    for name in ("x/1.png", "x/1.map.png", "y/1.png"):
+        picture(name)
+    with pytest.raises(ValueError, match="choose another"):
+        inspect(*inputs, out=out)
+
+
+def test_results_beside_the_folder_of_the_inputs() -> None:
+    picture("x/1.png")
+    assert inspect("x", out=".").done == 1
+    assert Path("1.map.png").is_file()
+
+
 def test_manifest_is_strict_json_and_streams(tmp_path: Path) -> None:
-    manifest = Manifest(tmp_path / "m", "run")
+    manifest = Manifest(tmp_path / "m", "run", "inspect")
     manifest.add({"input": "a", "status": "ok", "score": 0.5})
     with pytest.raises(ValueError):
         manifest.add({"input": "b", "status": "ok", "score": float("nan")})
     assert [row["input"] for row in manifest.rows()] == ["a"]
-    assert not Manifest(tmp_path / "m", "other").done("a")
-    assert Manifest(tmp_path / "m", "run").done("a")
+    assert not Manifest(tmp_path / "m", "other", "inspect").done("a")
+    assert Manifest(tmp_path / "m", "run", "inspect").done("a")
 
 
 def test_scores_csv_has_a_line_per_row() -> None:

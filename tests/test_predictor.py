@@ -252,7 +252,7 @@ def test_other_weights_of_the_backbone_are_refused(
     message = refusal(saved(tmp_path, checkpoint))
     assert "was trained on other weights of vit_tiny_patch16_224" in message
     changed_file.unlink()
-    assert "no such weights file" in refusal(tmp_path / "model.ckpt")
+    assert "changed.safetensors: no such file" in refusal(tmp_path / "model.ckpt")
 
 
 class Pair(Detector):
@@ -360,6 +360,10 @@ def test_training_that_did_not_end_is_refused(tmp_path: Path) -> None:
         ({"state_dict": {}, "hyper_parameters": {}, "backbones": {}}, "no description of its net"),
         ({"state_dict": 1, "hyper_parameters": {}, "backbones": {}}, "weights of another kind"),
         ({"state_dict": {}, "hyper_parameters": {}, "backbones": 3}, "weights of another kind"),
+        (
+            {"state_dict": {}, "hyper_parameters": {"net": {}}, "backbones": {"net.backbone": {}}},
+            "does not say which weights its backbone had",
+        ),
         ([torch.zeros(2)], "holds no checkpoint"),
         (torch.zeros(2), "holds no checkpoint"),
     ],

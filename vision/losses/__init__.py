@@ -9,7 +9,7 @@ from vision.losses.restoration import (
     RestorationLoss,
     WeightedSum,
 )
-from vision.losses.structure import RecoveryLoss, SSIMLoss, gms, msgms, ssim_map
+from vision.losses.structure import RecoveryLoss, SSIMLoss, msgms, ssim_map
 
 __all__ = [
     "L1",
@@ -21,7 +21,6 @@ __all__ = [
     "RestorationLoss",
     "SSIMLoss",
     "WeightedSum",
-    "gms",
     "msgms",
     "ssim_map",
 ]

@@ -62,25 +62,15 @@ class SSIMLoss(nn.Module):
         return 1 - ssim_map(x, y, self.window, self.sigma).mean()
 
 
-def gms(x: Tensor, y: Tensor, c: float = 0.0026) -> Tensor:
-    """Gradient magnitude similarity at each pixel, B×1×H×W in (0, 1]; 1 where nothing differs.
-
-    Xue et al. 2014 (GMSD), equations 1–4: Prewitt/3 on the grey image; c is their 170 for range
-    255, as 170/255². Grey is the mean of the channels. The borders are replicated (our choice):
-    zeros would draw an edge around every image, and strong edges hide small differences.
-
-    Raises ValueError for shapes that differ and for integer images.
-    """
-    x, y = _pair(x, y)
-    with torch.autocast(x.device.type, enabled=False):
-        return 1 - _gradient_difference(_greys(x, y), c)
-
-
 def msgms(x: Tensor, y: Tensor, scales: int = 3, c: float = 0.0026) -> Tensor:
     """Multi-scale gradient magnitude *difference* at each pixel, B×1×H×W in [0, 1).
 
     The mean over `scales` of 1 − GMS, each scale half the one before by average pooling, brought
-    back to full size bilinearly (RIAD, Zavrtanik et al. 2021). Exactly 0 for identical images.
+    back to full size bilinearly (RIAD, Zavrtanik et al. 2021). GMS is that of Xue et al. 2014
+    (GMSD), equations 1–4: Prewitt/3 on the grey image; c is their 170 for range 255, as 170/255².
+    Grey is the mean of the channels. The borders are replicated (our choice): zeros would draw an
+    edge around every image, and strong edges hide small differences. Exactly 0 for identical
+    images.
     RIAD uses four scales; three is the number in RIAD-PyTorch, by the author of EAR. Any size
     works: an odd side is pooled with its last row or column kept, so that no pixel goes unseen
     and the scales stay aligned.

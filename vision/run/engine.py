@@ -83,7 +83,8 @@ def run(
     No picture stops the run: one that cannot be read, predicted or written becomes a row with its
     error. Rows stand in the order of the inputs, and neither rows nor results depend on
     `workers`. Inputs done by an earlier call with the same fingerprint are not done again.
-    Pictures above `max_pixels` are errors. Memory does not grow with the number of inputs.
+    Pictures above `max_pixels` are errors. The pictures in memory do not
+    grow with the number of inputs; a name and a few numbers stay of each.
 
     ValueError, before anything is written: nothing to do, or `out` cannot be used.
     """
@@ -91,7 +92,7 @@ def run(
         raise ValueError(f"batch size {batch_size}, workers {workers}: both must be 1 or more")
     start = time.perf_counter()
     out = Path(out)
-    manifest = Manifest(out, job.fingerprint)
+    manifest = Manifest(out, job.fingerprint, job.name)
     sources = find(inputs, out, manifest.owners)
     manifest.take({source.input: source.modified for source in sources})
     total = sum(frame_count(source) if source.is_video else 1 for source in sources)

@@ -82,7 +82,10 @@ class InspectJob:
         height, width = rgb.shape[:2]
         assert result.map.shape == (height, width), f"{result.map.shape} for {height}×{width}"
         if not (math.isfinite(result.score) and np.isfinite(result.map).all()):
-            raise ValueError(f"{picture.name}: its anomaly score is not a finite number")
+            raise ValueError(
+                f"{picture.name}: its anomaly score is not a finite number; look for"
+                " an overflow in the net, or train again"
+            )
         stem = source.relative.as_posix()
         outputs = [f"{stem}.map.png", f"{stem}.overlay.jpg"]
         thumbnails = [f".thumbs/{stem}.{kind}.jpg" for kind in ("image", "map", "overlay")]
@@ -107,10 +110,16 @@ class InspectJob:
     def finish(self, manifest: Manifest, out: Path) -> list[Path]:
         """Write scores.csv (a line per row of the manifest) and report.html."""
         table, report = out / "scores.csv", out / "report.html"
-        _write_csv(table, manifest)
-        write_report(
-            report, manifest.rows(), title=self.title, pictures=self.report_pictures, out=out
-        )
+        try:
+            _write_csv(table, manifest)
+            write_report(
+                report, manifest.rows(), title=self.title, pictures=self.report_pictures, out=out
+            )
+        except (LookupError, TypeError) as error:
+            raise ValueError(
+                f"{manifest.path}: a row is not as `inspect` writes it ({error}); move the file"
+                " away, or choose another OUT (-o)"
+            ) from error
         return [table, report]
 
 

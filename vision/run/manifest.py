@@ -24,18 +24,18 @@ class _Kept(NamedTuple):
 
 
 class Manifest:
-    """The rows of one OUT folder, for one `run` (fingerprint of weights and options).
+    """The rows of one OUT folder, for one `run` (fingerprint of weights and options) of a `job`.
 
     A row of an earlier call is `done` if it is ok, belongs to the same run and its outputs still
     exist. Those stay, and so does what a call says nothing about (`take`): failures, skipped files
     and results of other weights. All else is dropped when the manifest is opened for writing
     (`with`, or the first `add`), in one atomic step, so there is never more than one row per input.
     A last line torn by a crash is dropped as well; anything else that is no row is a ValueError,
-    because the file is then not ours to rewrite.
+    because the file is then not ours to rewrite, and so are rows of another job.
     """
 
-    def __init__(self, out: str | Path, run: str) -> None:
-        self.out, self.run = Path(out), run
+    def __init__(self, out: str | Path, run: str, job: str) -> None:
+        self.out, self.run, self.job = Path(out), run, job
         self.path = self.out / "manifest.jsonl"
         self._file: TextIO | None = None
         self._kept: dict[str, _Kept] = {}  # done
@@ -45,6 +45,10 @@ class Manifest:
         if os.path.lexists(self.out) and not self.out.is_dir():
             raise ValueError(f"{show(self.out)}: is not a folder; choose another OUT (-o)")
         for line, row in self._numbered():
+            if row.get("job", job) != job:
+                raise ValueError(
+                    f"{show(self.out)}: holds what `{row['job']}` made; choose another OUT (-o)"
+                )
             self._kept.pop(row["input"], None)
             self._earlier.pop(row["input"], None)
             owner, stem = row["input"], str(row.get("name", ""))
@@ -89,7 +93,8 @@ class Manifest:
         assert not self.done(row["input"]), f"{row['input']} is done already"
         assert row["input"] not in self._added, f"{row['input']} has a row already"
         standard: Row = {"input": "", "status": "", "error": None, "outputs": [], "seconds": 0.0}
-        line = json.dumps({**standard, "run": self.run, **row}, allow_nan=False)
+        own = {"job": self.job, "run": self.run}
+        line = json.dumps({**standard, **own, **row}, allow_nan=False)
         file = self._file or self._begin()
         try:
             file.write(line + "\n")
@@ -160,4 +165,16 @@ def _parse(line: str) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and {"input", "status"} <= row.keys() else None
+    if not isinstance(row, dict) or not isinstance(row.get("input"), str):
+        return None
+    files = (row.get("outputs", []), row.get("thumbnails", []))
+    sound = row.get("status") in ("ok", "error", "skipped") and all(map(_below, files))
+    return row if sound else None
+
+
+def _below(names: Any) -> bool:
+    """Whether these are names of files below OUT."""
+    return isinstance(names, list) and all(
+        isinstance(n, str) and not PurePath(n).is_absolute() and ".." not in PurePath(n).parts
+        for n in names
+    )

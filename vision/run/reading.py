@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import Picture, read, show
+from data.images import ImageError, Picture, open_regular, read, show
 from vision.run.sources import Source
 
 # What is wrong with a video stands in its row; FFmpeg and OpenCV would say it again on stderr.
@@ -32,6 +32,11 @@ def frames(
     A video that cannot be opened, or ends well before the length its header states, ends with a
     source that carries the error.
     """
+    try:
+        open_regular(video.path, show(video.path)).close()
+    except ImageError as error:
+        yield replace(video, error=str(error)), None
+        return
     # An absolute path is never taken for a network address or a protocol by FFmpeg.
     capture = cv2.VideoCapture(os.path.abspath(video.path), cv2.CAP_FFMPEG)
     try:
@@ -39,7 +44,10 @@ def frames(
         if not capture.isOpened() or width * height > max_pixels:
             reason = "cannot be read as a video; re-encode it as MP4 (H.264)"
             if capture.isOpened():
-                reason = f"{width}×{height} frames exceed the limit of {max_pixels:,} pixels"
+                reason = (
+                    f"{width}×{height} frames exceed the limit of {max_pixels:,} pixels; raise it"
+                    f" with --max-pixels {width * height}"
+                )
             yield replace(video, error=f"{show(video.path)}: {reason}"), None
             return
         number, stated = 0, capture.get(cv2.CAP_PROP_FRAME_COUNT)

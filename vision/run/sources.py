@@ -48,7 +48,8 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
     its own name. `owners` are the outputs of earlier runs, casefolded stem to input: no other input
     gets such a stem.
 
-    ValueError: nothing found at all, a folder without a picture, OUT equal to a folder searched.
+    ValueError: nothing found at all, a folder without a picture, OUT equal to a folder searched, an
+    input where results would be written.
     """
     found: dict[str, Source] = {}
     named: dict[str, str] = {}  # by absolute path: a folder may be named relatively too
@@ -74,7 +75,9 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
     if not any(os.path.lexists(source.path) for source in found.values()):
         missing = next((source.error for source in found.values()), None)
         raise ValueError(missing or "no input: name pictures, folders, patterns or videos")
-    return _with_unique_outputs(found.values(), owners or {})
+    sources = _with_unique_outputs(found.values(), owners or {})
+    _check_overwriting(sources, out)
+    return sources
 
 
 def _why_absent(path: Path) -> str:
@@ -131,7 +134,7 @@ def _walk(root: Path, out: Path) -> Iterator[Source]:
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(path):  # entry.is_dir raises for a link to itself
                 (links if entry.is_symlink() else folders).append(path)
             else:
                 yield _judged(_source(path, path.relative_to(root)))
@@ -153,6 +156,8 @@ def _glob(pattern: str, out: Path) -> Iterator[Source]:
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
     real_root, real_out = Path(os.path.realpath(root)), Path(os.path.realpath(out))
+    if real_root == real_out:
+        raise ValueError(f"{show(pattern)}: looks in OUT; choose another folder for -o")
     inner = real_out if real_root in real_out.parents else None
     seen: set[tuple[str, str]] = set()
     matches = []
@@ -191,6 +196,20 @@ def _with_unique_outputs(sources: Iterable[Source], owners: Mapping[str, str]) -
         name = _unused([stem, full] if alone else [full], source.input, used)
         named.append(replace(source, relative=Path(name)))
     return named
+
+
+def _check_overwriting(sources: Iterable[Source], out: Path) -> None:
+    """ValueError if an input lies where a result may be written: OUT/<stem>.<anything>."""
+    stems = {os.path.realpath(out / source.relative) for source in sources}
+    for source in sources:
+        folder, _, name = os.path.realpath(source.path).rpartition(os.sep)
+        parts = name.split(".")
+        for end in range(1, len(parts)):
+            if os.path.join(folder, ".".join(parts[:end])) in stems:
+                raise ValueError(
+                    f"{show(source.path)}: lies in OUT, where a result may take its place; choose"
+                    " another OUT (-o)"
+                )
 
 
 def _unused(names: Sequence[str], owner: str, used: dict[str, str]) -> str:

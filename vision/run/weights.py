@@ -155,7 +155,14 @@ def _rebuild(
             f"{path}: holds no description of its net, since it was not trained by train.py;"
             " train it from a YAML, or build the net yourself and load its state_dict"
         )
-    pinned = {module: b["source"] for module, b in checkpoint["backbones"].items()}
+    told = checkpoint["backbones"]
+    if not all(
+        isinstance(b, Mapping) and {"source", "fingerprint"} <= b.keys() for b in told.values()
+    ):
+        raise CheckpointError(
+            f"{path}: does not say which weights its backbone had; give a model.ckpt of train.py"
+        )
+    pinned = {module: b["source"] for module, b in told.items()}
     scorer_spec = hyper.get("scorer") or {"class_path": "vision.anomaly.scoring.Scorer"}
     net = _described(path, lambda: _build(hyper["net"], "net", pinned, trusted))
     scorer = _described(path, lambda: _build(scorer_spec, "scorer", pinned, trusted))
