@@ -87,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = AnomalyData(arguments.folder, size=672)
     data.setup("fit")
-    good = [sample["image"] for sample in data.held_out_set]
+    good = [data.held_out_set[i]["image"] for i in range(len(data.held_out_set))]
     bad = {s: [*painted(good[::2], s, arguments.anywhere)] for s in STRENGTHS}
     titles = [f"strength {strength:g}" for strength in STRENGTHS]
     table = Table("features", *titles, "mean", title=f"{arguments.folder}: image AUROC, painted")
@@ -96,8 +96,8 @@ def main() -> None:
         for name, options in VARIANTS.items():
             capacity = int(arguments.capacity * options.get("capacity", 1))
             net = FeatureNeighbours(backbone, **{**options, "capacity": capacity})
-            seen = track(data.good_set, f"{name}: remembering", transient=True)
-            net.remember(sample["image"][None] for sample in seen)
+            seen = track(range(len(data.good_set)), f"{name}: remembering", transient=True)
+            net.remember(data.good_set[i]["image"][None] for i in seen)
             fine = scores(net, good, name)
             found = [auroc(fine, scores(net, bad[strength], name)) for strength in STRENGTHS]
             row = [f"{value:.3f}" for value in (*found, np.mean(found))]

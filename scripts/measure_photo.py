@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bench import console, peak_of
@@ -48,12 +49,12 @@ def main() -> None:
             call = ["restore", given, "-o", out, "--weights", model, "--quiet"]
             seconds, peak = peak_of(call)
             cost.add_row(name, picture, f"{seconds / 60:.1f}", f"{peak / 1024:.0f}")
-        whole = vision.load(model, tile=0)
+        whole: Any = vision.load(model, tile=0)
         wanted = whole(small).pixels.astype(float)
         pools = any(isinstance(m, GlobalPool) for m in whole.net.modules())
         for share in (False, True) if pools else (False,):
-            done = vision.load(model, tile=TILE, share_pooling=share)(small).pixels
-            differs = np.abs(done - wanted)
+            tiled: Any = vision.load(model, tile=TILE, share_pooling=share)
+            differs = np.abs(tiled(small).pixels - wanted)
             seams = at_seams(differs, whole.spec.scale)
             how = "shared" if share else "per tile"
             numbers = (differs.mean(), differs.max(), seams)

@@ -27,7 +27,7 @@ def main(out: Path = Path("demo/report"), target: Path = Path("docs/inspection.p
     strips = []
     for row in chosen:
         map_path, overlay_path = (out / name for name in row["outputs"][:2])
-        map_ = read(map_path).pixels[..., 0].astype(np.float32) / 65535
+        map_ = read(map_path).pixels[..., 0].astype(np.float32) / np.float32(65535)
         tiles = [read_rgb(Path(row["input"])), heat(map_), read_rgb(overlay_path)]
         tiles = [resize(tile, SIDE) for tile in tiles]
         gap = np.full((SIDE, GAP, 3), 255, np.uint8)

@@ -16,6 +16,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib as mpl
@@ -126,7 +127,7 @@ def draw_pictures(runs: dict[str, Path], target: Path) -> None:
     draw = np.random.default_rng(0)
     strips = []
     for name, run in runs.items():
-        restore = vision.load(run / "model.ckpt")
+        restore: Any = vision.load(run / "model.ckpt")
         if name == "hat_light":
             truth = free.astronaut()[40:200, 130:350]
             given = bicubic(truth, 0.5)
@@ -137,7 +138,7 @@ def draw_pictures(runs: dict[str, Path], target: Path) -> None:
         else:
             truth = cv2.cvtColor(free.chelsea(), cv2.COLOR_RGB2GRAY)[40:200, 100:320, None]
             shown = given = eight(GaussianNoise(25)(truth, draw))
-        cells = [shown, restore(given).image, truth]
+        cells = [shown, restore(given).pixels, truth]
         strips.append(np.hstack([cell(c) for c in cells]))
     write_png(target, np.vstack(strips))
     print(target)

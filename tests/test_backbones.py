@@ -276,7 +276,8 @@ def test_weights_of_another_net(tmp_path: Path) -> None:
         Backbone("resnet18", str(path))
     message = str(caught.value)
     assert message.startswith(f"{path}: the weights are of another network (missing: bn1.bias,")
-    assert " and 112 more, surplus: head.norm.bias, " in message
+    assert " and 112 more, surplus: head." in message
+    assert "head.norm.bias" in message
     assert "\n" not in message
 
 
