@@ -29,6 +29,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
 MAX_PIXELS = 200_000_000
+FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
+"""The value of white in each depth that pixels have here."""
 
 # Pillow's readers are called directly, chosen by the first bytes. Image.open would try its whole
 # list of formats and would apply Image.MAX_IMAGE_PIXELS, a process-wide setting that must not be

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.images import Pixels, read, show
+from data.images import FULL_SCALE, Pixels, read, show
 from data.inspection import Transform
 from data.regions import read_regions
 
@@ -226,8 +226,7 @@ def enlarge(box: Box, scale: int) -> Box:
 
 def unit(pixels: Pixels) -> F32:
     """Pixels as float32 with white 1."""
-    full = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[pixels.dtype.type]
-    return pixels.astype(np.float32) / np.float32(full)
+    return pixels.astype(np.float32) / np.float32(FULL_SCALE[pixels.dtype])
 
 
 def _tensor(image: F32) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.images import Picture, Pixels, write_jpeg, write_png, write_tiff
+from data.images import FULL_SCALE, Picture, Pixels, write_jpeg, write_png, write_tiff
 from data.regions import superpixels
 from vision.layers.pooling import GlobalPool
 from vision.run.manifest import Manifest
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vision.restoration.spec import Spec
 
 TILE = 512
-FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
 BEFORE_AFTER = 1024
 """Longest side of the picture that shows before and after."""
 
