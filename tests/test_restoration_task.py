@@ -69,6 +69,7 @@ def write(path: Path, root: Path, net: Any, degradation: Any, **more: Any) -> Pa
     return path
 
 
+@pytest.mark.slow
 def test_a_display_is_learned_away_measured_and_restored(clean: Path, tmp_path: Path) -> None:
     display = class_spec("data.degrade.UnderDisplay", display="poled")
     recipe = write(
@@ -171,6 +172,7 @@ def test_what_cannot_be_begun_with(tmp_path: Path, content: Any, message: str) -
         RestorationTask(HAT(dims=Dims(**DIMS)), start_from=str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_discriminator_takes_more_steps(clean: Path, tmp_path: Path, steps: int) -> None:
     discriminator = class_spec("vision.restoration.Discriminator", width=8)
