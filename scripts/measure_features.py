@@ -61,14 +61,16 @@ class Cached(Backbone):
 
     def __init__(self, folder: Path, blocks: Sequence[int]) -> None:
         super().__init__()
+        self.plain = Backbone()  # whose own methods call each other
         self.folder, self.kept = folder, tuple(blocks)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def attend(
         self, images: Tensor, block: int = -1, blocks: Sequence[int] = ()
     ) -> tuple[Tensor, list[Tensor]]:
         path = self.folder / f"{hashlib.sha256(images.numpy().tobytes()).hexdigest()}.pt"
         if not path.exists():
-            attention, features = super().attend(images, block, self.kept)
+            attention, features = self.plain.attend(images, block, self.kept)
             torch.save([attention.half(), *(f.half() for f in features)], path)
         attention, *features = (x.float() for x in torch.load(path, weights_only=True))
         return attention, [features[self.kept.index(b)] for b in blocks]
