@@ -15,6 +15,8 @@ pytestmark = pytest.mark.slow
 def run(*command: str | Path, cwd: Path) -> str:
     """Run with nothing of our own environment; returns what was printed, asserts exit status 0."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "NO_COLOR": "1"}
+    # Matplotlib, which torchmetrics imports where it is installed, makes folders in HOME.
+    environment["MPLCONFIGDIR"] = str(cwd.parent / "matplotlib")
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
