@@ -202,9 +202,9 @@ def open_regular(path: Path, name: str) -> BinaryIO:
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{name}: is a folder, not a picture; name the files inside it")
+            raise ImageError(f"{name}: is a folder; name the files inside it")
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{name}: is not a regular file; copy the picture into a file")
+            raise ImageError(f"{name}: is not a regular file; copy it into one")
         if status.st_size == 0:
             raise ImageError(f"{name}: is empty (0 bytes); copy or export it again")
         return open(path, "rb")

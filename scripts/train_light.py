@@ -1,4 +1,4 @@
-"""The trainings of docs/restoration.md: the light recipes on photographs, measured and drawn.
+"""Trains the light recipes on photographs, measures and draws what comes of it.
 
     python scripts/train_light.py BSDS500 SET5/HR [--rows hat_light …] [--runs runs/light]
 
@@ -83,7 +83,7 @@ def measured(name: str, photographs: Path, run: Path) -> dict[str, float]:
     common = ["--config", str(vision.configs() / "restoration" / f"{name}.yaml")]
     common += ["--data.root", str(photographs), "--trainer.default_root_dir", str(run)]
     weights, clock = run / "model.ckpt", run / "minutes"
-    if not weights.exists():
+    if not weights.exists() or not clock.exists():
         shutil.rmtree(run, ignore_errors=True)  # it was interrupted
         start = time.monotonic()
         if train(["fit", *common]):

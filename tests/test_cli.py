@@ -448,7 +448,7 @@ def test_ctrl_c_is_one_line(
     assert inspect(*call) == 130
     assert capsys.readouterr().err == "interrupted; what is done stays done; call again to go on\n"
     monkeypatch.setattr("vision.tasks.training.run_cli", stop)
-    monkeypatch.setattr("vision.tasks.training.CLI.folder", None)
+    monkeypatch.setattr("vision.tasks.training.CLI.last", None)
     assert status(train, "fit", "--config", "x.yaml") == 130
     assert "interrupted; start again" in capsys.readouterr().err
 

@@ -506,13 +506,22 @@ def test_a_link_to_itself_is_a_row() -> None:
         (["x/1.png", "x/1.map.png"], "x"),
         (["x", "y"], "."),
         (["x/1.png"], "x"),
+        (["y/clip.avi", "out/clip.avi/frame_000000.png"], "out"),
     ],
 )
 def test_no_result_takes_the_place_of_an_input(inputs: list[str], out: str) -> None:
-    for name in ("x/1.png", "x/1.map.png", "y/1.png"):
+    for name in ("x/1.png", "x/1.map.png", "y/1.png", "out/clip.avi/frame_000000.png"):
         picture(name)
+    video("y/clip.avi", 2)
     with pytest.raises(ValueError, match="choose another"):
         inspect(*inputs, out=out)
+
+
+def test_a_pipe_is_no_video_to_wait_for() -> None:
+    picture("parts/a.png")
+    os.mkfifo("parts/pipe.mp4")
+    assert inspect("parts").skipped == 1
+    assert inspect("parts/pipe.mp4", "parts/a.png", out="other").failed == 1
 
 
 def test_results_beside_the_folder_of_the_inputs() -> None:

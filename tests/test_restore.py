@@ -210,7 +210,9 @@ def test_a_scale_that_no_checkpoint_says(published: Path, tmp_path: Path) -> Non
     call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet"]
     assert infer([*call, "--weights", str(tmp_path / "rat.pth"), "--scale", "2"]) == 0
     assert read(tmp_path / "out" / "a.png").pixels.shape == (32, 48, 1)
-    assert vision.load(tmp_path / "rat.pth").spec.scale == 1
+    plain = vision.load(tmp_path / "rat.pth")
+    assert plain.spec.scale == 1
+    assert plain.fingerprint != vision.load(tmp_path / "rat.pth", scale=2).fingerprint
     with pytest.raises(CheckpointError, match="is of scale 2, not 4; leave the scale out"):
         vision.load(published, scale=4)
 

@@ -250,18 +250,38 @@ def test_interrupted_while_training(
 
 
 @pytest.mark.slow
+def test_interrupted_while_validating(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Net and moving average have changed places then, so nothing may be saved."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AnomalyTask, "validation_step", stop)
+    assert fit(recipe, run=tmp_path) == 130
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; start again"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("subcommand", ["fit", "test"])
 def test_a_detector_takes_one_device(
     subcommand: str, trained: Path, recipe: Path, tmp_path: Path
 ) -> None:
     """In a process of its own, since two devices on a CPU start a second process."""
     call = [subcommand, "--config", recipe, "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
-    call += ["--trainer.default_root_dir", tmp_path / "run"]
-    call += ["--ckpt_path", trained / "model.ckpt"] if subcommand == "test" else []
+    call += ["--run", tmp_path / "runs"]
+    more = ["--ckpt_path", trained / "model.ckpt", "--trainer.default_root_dir", tmp_path / "test"]
+    call += more if subcommand == "test" else []
     command = [sys.executable, "-m", "vision.cli", "train", *map(str, call)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "a detector takes one device; set --trainer.devices 1" in done.stderr
+    assert not list((tmp_path / "runs").rglob("*.*"))
 
 
 @pytest.mark.slow

@@ -52,9 +52,8 @@ def train(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as ending:
         if getattr(ending, "code", 1) != 1:  # Lightning makes exit(1) of an interruption
             raise
-        last = CLI.folder / "last.ckpt" if CLI.folder else None
-        goes_on = f"go on with --ckpt_path {last}" if last and last.exists() else "start again"
-        return _interrupted(goes_on)
+        resumes = argv[0] == "fit" and CLI.last and CLI.last.exists()
+        return _interrupted(f"go on with --ckpt_path {CLI.last}" if resumes else "start again")
     except (ValueError, OSError, MisconfigurationException) as error:
         return _refuse(error)
     except RuntimeError as error:
@@ -221,9 +220,17 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace, **options: Any) -> Any:
     """The predictor, after a look at everything that can be wrong before seconds of loading."""
-    least = {"batch_size": 1, "workers": 1, "max_pixels": 1, "report_pictures": 0, "tile": 0}
+    least = {
+        "batch_size": 1,
+        "workers": 1,
+        "max_pixels": 1,
+        "report_pictures": 0,
+        "tile": 0,
+        "scale": 1,
+    }
     for name, value in least.items():
-        if (given := getattr(arguments, name, value)) < value:
+        given = getattr(arguments, name, None)
+        if given is not None and given < value:
             raise ValueError(f"--{name.replace('_', '-')} {given}: give {value} or more")
     from vision.run.sources import find
 

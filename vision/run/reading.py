@@ -79,6 +79,10 @@ def _retrieve(capture: cv2.VideoCapture, source: Source) -> tuple[Source, Pictur
 
 def frame_count(video: Source) -> int:
     """The number of frames the header states, at least 1; an estimate, for progress only."""
+    try:
+        open_regular(video.path, show(video.path)).close()
+    except ImageError:
+        return 1
     capture = cv2.VideoCapture(os.path.abspath(video.path), cv2.CAP_FFMPEG)
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()

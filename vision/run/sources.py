@@ -52,9 +52,9 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
     input where results would be written.
     """
     found: dict[str, Source] = {}
-    named: dict[str, str] = {}  # by absolute path: a folder may be named relatively too
+    named: dict[str, str] = {}  # by place: a folder may be named relatively and absolutely
     for text in inputs:
-        named.setdefault(os.path.abspath(text), text)
+        named.setdefault(_place(text), text)
     folders = sum(os.path.isdir(text) for text in named.values())
     labels: dict[str, str] = {}
     for text in named.values():
@@ -71,13 +71,19 @@ def find(inputs: Sequence[str], out: Path, owners: Mapping[str, str] | None = No
             error = f"{show(text)}: {_why_absent(path)}"
             batch = [Source(text, path, Path(path.name), error=error)]
         for source in batch:
-            found.setdefault(os.path.abspath(source.input), source)
+            found.setdefault(_place(source.input), source)
     if not any(os.path.lexists(source.path) for source in found.values()):
         missing = next((source.error for source in found.values()), None)
         raise ValueError(missing or "no input: name pictures, folders, patterns or videos")
     sources = _with_unique_outputs(found.values(), owners or {})
     _check_overwriting(sources, out)
     return sources
+
+
+def _place(name: str) -> str:
+    """The same for all names of one entry of a folder."""
+    folder, base = os.path.split(name.rstrip(os.sep) or name)
+    return os.path.join(os.path.realpath(folder or os.curdir), base)
 
 
 def _why_absent(path: Path) -> str:
@@ -199,17 +205,22 @@ def _with_unique_outputs(sources: Iterable[Source], owners: Mapping[str, str]) -
 
 
 def _check_overwriting(sources: Iterable[Source], out: Path) -> None:
-    """ValueError if an input lies where a result may be written: OUT/<stem>.<anything>."""
+    """ValueError if an input lies where a result may be written.
+
+    That is OUT/<stem>.<anything>, for a video OUT/<stem>/<anything>.
+    """
     stems = {os.path.realpath(out / source.relative) for source in sources}
+    videos = [os.path.realpath(out / s.relative) + os.sep for s in sources if s.is_video]
     for source in sources:
-        folder, _, name = os.path.realpath(source.path).rpartition(os.sep)
+        place = os.path.realpath(source.path)
+        folder, _, name = place.rpartition(os.sep)
         parts = name.split(".")
-        for end in range(1, len(parts)):
-            if os.path.join(folder, ".".join(parts[:end])) in stems:
-                raise ValueError(
-                    f"{show(source.path)}: lies in OUT, where a result may take its place; choose"
-                    " another OUT (-o)"
-                )
+        taken = {os.path.join(folder, ".".join(parts[:end])) for end in range(1, len(parts))}
+        if taken & stems or place.startswith(tuple(videos)):
+            raise ValueError(
+                f"{show(source.path)}: lies in OUT, where a result may take its place; choose"
+                " another OUT (-o)"
+            )
 
 
 def _unused(names: Sequence[str], owner: str, used: dict[str, str]) -> str:

@@ -41,7 +41,7 @@ def load(
         trust: packages beside our own whose classes the checkpoint may name. A checkpoint is read
             with tensors and plain values only, and can build no class from elsewhere.
         scale: by how much a published RAT enlarges, which its checkpoint does not say (1 if None);
-            other checkpoints must be of it.
+            other nets that restore must be of it.
         options: of a net that restores: `tile`, `ensemble`, `share_pooling` and `precision` of
             `RestorationPredictor`.
 
@@ -60,6 +60,7 @@ def load(
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    digest += f" scale {scale}" if scale is not None else ""
     if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
     from vision.run.restore import RestorationPredictor

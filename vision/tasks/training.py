@@ -73,8 +73,12 @@ class CLI(LightningCLI):
 
     folder: ClassVar[Path | None] = None
     """Of the run of the last call, as far as it came."""
+    last: ClassVar[Path | None] = None
+    """Its newest checkpoint, if there is one."""
     made: ClassVar[bool] = False
-    """Whether that call made it."""
+    """Whether that call made the folder."""
+    begun: ClassVar[bool] = False
+    """Whether a step was taken."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -92,7 +96,6 @@ class CLI(LightningCLI):
             {
                 "checkpoint.monitor": "val/loss",
                 "checkpoint.save_last": True,
-                "checkpoint.save_on_exception": True,  # Ctrl-C too
                 "early_stopping.monitor": "val/loss",
                 "early_stopping.patience": 1_000_000,  # off unless a recipe asks for it
                 # After a validation, not after an epoch: the last steps may be no whole epoch.
@@ -138,6 +141,7 @@ class CLI(LightningCLI):
         name = "config.yaml" if learning else f"{self.subcommand}.yaml"
         self.save_config_kwargs = {"config_filename": name, "overwrite": not learning}
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(folder)
+        CLI.last = Path(config.checkpoint.dirpath) / "last.ckpt"
         if self.subcommand == "test":
             config.verbose = False  # the task prints a table of its own
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -180,6 +184,26 @@ class CLI(LightningCLI):
             logger.info("as the checkpoint has it, not the recipe: %s", ", ".join(other))
 
 
+class Interrupted(Callback):
+    """Ctrl-C between two steps leaves `last.ckpt`, even before the first validation.
+
+    Not in a validation, during which the net holds its moving average and the average the net; and
+    not where several processes would have to agree.
+    """
+
+    def on_train_start(self, trainer: Trainer, _: Any) -> None:
+        CLI.begun = self.learning = True
+
+    def on_train_end(self, trainer: Trainer, _: Any) -> None:
+        self.learning = False
+
+    def on_exception(self, trainer: Trainer, _: Any, exception: BaseException) -> None:
+        between = getattr(self, "learning", False) and not trainer.validating
+        alone = trainer.world_size == 1
+        if isinstance(exception, KeyboardInterrupt) and between and alone and CLI.last:
+            trainer.save_checkpoint(CLI.last)
+
+
 class Lines(Callback):
     """A plain line per epoch where stderr is no terminal."""
 
@@ -204,9 +228,10 @@ def run_cli(argv: Sequence[str]) -> CLI:
     # Without it cuBLAS may sum in another order in each run; read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     terminal = sys.stderr.isatty()
-    progress: list[Callback] = [RichProgressBar()] if terminal else [Lines()]
+    progress: list[Callback] = [RichProgressBar() if terminal else Lines(), Interrupted()]
     task, data = TASKS[task_of(argv)]
-    CLI.folder, CLI.made = None, False
+    CLI.folder = CLI.last = None
+    CLI.made = CLI.begun = False
     try:
         return CLI(
             task,
@@ -225,8 +250,8 @@ def run_cli(argv: Sequence[str]) -> CLI:
         )
     except (ValueError, OSError, MisconfigurationException):
         # A mistake such as a mistyped folder of data, found before the first step.
-        begun = CLI.folder and (CLI.folder / "config.yaml").exists()
-        if CLI.folder and CLI.made and not begun and not _is_further_process():
+        new = CLI.folder and CLI.made and not CLI.begun and not _is_further_process()
+        if new and CLI.folder and not any(CLI.folder.rglob("*.ckpt")):
             shutil.rmtree(CLI.folder)
         raise
 
