@@ -1,6 +1,6 @@
 """A large photograph in tiles: time and peak memory, and how much the tiles change the result.
 
-    python scripts/measure_photo.py MODEL… [--photographs FOLDER] [--out runs/photo]
+    python scripts/measure_photo.py MODEL… --photographs FOLDER [--out runs/photo]
 
 Photographs of FOLDER, each beside its mirror image, fill 3000×4000 pixels, which
 `infer.py restore` restores with each checkpoint; peak memory is that process's, and the upper left
@@ -36,10 +36,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/photo"))
     arguments = parser.parse_args()
     large = filled(sorted(arguments.photographs.glob("*.jpg")), *LARGE)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     write_png(arguments.out / "large.png", large)
     write_png(arguments.out / "quarter.png", large[: LARGE[0] // 2, : LARGE[1] // 2])
     small = large[: SMALL[0], : SMALL[1]]
-    arguments.out.mkdir(parents=True, exist_ok=True)
     cost = Table("net", "picture", "minutes", "peak memory, MB")
     apart = Table("net", "pooling", "mean", "largest", "mean at seams")
     for model in arguments.models:

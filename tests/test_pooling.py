@@ -42,7 +42,7 @@ def test_one_pool_is_nearly_exact(kind: str, size: tuple[int, int]) -> None:
     alone = Tiler(net, 1, 64, CPU)(image)
     off, before = (shared - whole).abs().max(), (alone - whole).abs().max()
     # A tile's mean counts its overlap like the rest of it, so a little is left.
-    assert off < 0.5 * before
+    assert off < 0.25 * before
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,11 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
     return printed
 
 
+def interrupt(*_: object) -> None:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 # --- a run
 
 
@@ -213,11 +218,8 @@ def test_interrupted_while_calibrating(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(AnomalyTask, "_painted_scores", stop)
+        patch.setattr(AnomalyTask, "_painted_scores", interrupt)
         assert fit(recipe, run=tmp_path) == 130
     last = tmp_path / "tiny" / "001" / "last.ckpt"
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"go on with --ckpt_path {last}")
@@ -257,11 +259,7 @@ def test_interrupted_while_validating(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Net and moving average have changed places then, so nothing may be saved."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(AnomalyTask, "validation_step", stop)
+    monkeypatch.setattr(AnomalyTask, "validation_step", interrupt)
     assert fit(recipe, run=tmp_path) == 130
     assert not list(tmp_path.rglob("*.ckpt"))
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted; start again"

@@ -28,9 +28,8 @@ def tensors(checkpoint: Any) -> dict[str, Tensor] | None:
             return tensors(checkpoint[key])
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         return None
-    if not all(isinstance(value, Tensor) for value in checkpoint.values()):
-        return None
-    return {str(key).removeprefix("module."): value for key, value in checkpoint.items()}
+    named = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in checkpoint.items())
+    return {k.removeprefix("module."): v for k, v in checkpoint.items()} if named else None
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:

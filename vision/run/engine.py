@@ -83,8 +83,8 @@ def run(
     No picture stops the run: one that cannot be read, predicted or written becomes a row with its
     error. Rows stand in the order of the inputs, and neither rows nor results depend on
     `workers`. Inputs done by an earlier call with the same fingerprint are not done again.
-    Pictures above `max_pixels` are errors. The pictures in memory do not
-    grow with the number of inputs; a name and a few numbers stay of each.
+    Pictures above `max_pixels` are errors. The pictures in memory do not grow with the number of
+    inputs; a name and a few numbers stay of each.
 
     ValueError, before anything is written: nothing to do, or `out` cannot be used.
     """

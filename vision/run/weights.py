@@ -63,37 +63,30 @@ def load(
     digest += f" scale {scale}" if scale is not None else ""
     if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
+    from vision.run import published
     from vision.run.restore import RestorationPredictor
 
     sections = {"hyper_parameters", "state_dict"}
     if checkpoint.get("visionmend") == "restoration" and sections <= checkpoint.keys():
-        restorer = _restorer(checkpoint, OWN + trust, path)
-        return RestorationPredictor(
-            _of_scale(restorer, scale, path), device=device, fingerprint=digest, **options
-        )
-    from vision.run import published
-
-    state = tensors(checkpoint)
-    if state is None:
-        keys = [*checkpoint][:4]
-        raise CheckpointError(f"{path}: weights of another kind (keys {keys}); {published.KNOWN}")
-    try:
-        net = published.build(state, path, scale)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    return RestorationPredictor(
-        _of_scale(net, scale, path), device=device, fingerprint=digest, **options
-    )
-
-
-def _of_scale(net: nn.Module, scale: int | None, path: Path) -> nn.Module:
+        net = _restorer(checkpoint, OWN + trust, path)
+    else:
+        state = tensors(checkpoint)
+        if state is None:
+            keys = [*checkpoint][:4]
+            raise CheckpointError(
+                f"{path}: weights of another kind (keys {keys}); {published.KNOWN}"
+            )
+        try:
+            net = published.build(state, path, scale)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
     spec: Any = net.spec
     if scale is not None and spec.scale != scale:
         raise CheckpointError(
             f"{path}: is of scale {spec.scale}, not {scale}; leave the scale out, or take another"
             " checkpoint"
         )
-    return net
+    return RestorationPredictor(net, device=device, fingerprint=digest, **options)
 
 
 def _restorer(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +167,8 @@ class AnomalyTask(LightningModule):
             ]
             peaks = {n: torch.cat([_peaks(m[n]) for m in smoothed]) for n in smoothed[0]}
             self.scorer.set_scale(peaks)
-            fuse = deepcopy(self.scorer).cpu().fuse
             good = {
-                choice: torch.cat([_peaks(fuse(maps, choice)) for maps in smoothed])
+                choice: torch.cat([self._fused(maps, choice) for maps in smoothed])
                 for choice in self.choices
             }
             choice, results = self.choices[0], {}
@@ -180,6 +178,11 @@ class AnomalyTask(LightningModule):
                 choice = best_scoring(results, len(good[choice]), len(bad[choice]))
             self.scorer.set_threshold(choice, good[choice])
         return results
+
+    def _fused(self, smoothed: dict[str, Tensor], choice: str) -> Tensor:
+        """Maps B×1×S×S, wherever they are → B scores."""
+        here = {name: m.to(self.device) for name, m in smoothed.items()}
+        return _peaks(self.scorer.fuse(here, choice))
 
     def _painted_scores(self, held_out: Any, count: int) -> dict[str, Tensor]:
         """Scores under each scoring of the `count` held-out pictures with a painted defect.
@@ -194,9 +197,9 @@ class AnomalyTask(LightningModule):
                 for painted in self._painted(image, index, copies if number % every == 0 else 0):
                     maps = self._smoothed(painted[None])
                     for choice, found in scores.items():
-                        found.append(self.scorer.fuse(maps, choice).amax().cpu())
+                        found.append(self._fused(maps, choice))
                 number += 1
-        return {choice: torch.stack(found) for choice, found in scores.items()}
+        return {choice: torch.cat(found) for choice, found in scores.items()}
 
     def _painted(self, image: Tensor, index: int, copies: int) -> Iterator[Tensor]:
         """Copies of the 3×H×W picture, a defect in each inside what the net takes for the part."""
@@ -273,7 +276,7 @@ def _peaks(maps: Tensor) -> Tensor:
 
 def _auroc(good: Tensor, bad: Tensor) -> float:
     labels = np.repeat([0, 1], [len(good), len(bad)])
-    return image_auroc(torch.cat([good.cpu(), bad.cpu()]).numpy(), labels)
+    return image_auroc(torch.cat([good, bad]).cpu().numpy(), labels)
 
 
 class Finish(Callback):

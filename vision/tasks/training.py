@@ -71,12 +71,10 @@ NOISE = (
 class CLI(LightningCLI):
     """LightningCLI plus EMA, early stopping and checkpoints by configuration."""
 
-    folder: ClassVar[Path | None] = None
-    """Of the run of the last call, as far as it came."""
+    made: ClassVar[Path | None] = None
+    """The folder that the last call made for its run."""
     last: ClassVar[Path | None] = None
-    """Its newest checkpoint, if there is one."""
-    made: ClassVar[bool] = False
-    """Whether that call made the folder."""
+    """Where that call's newest checkpoint goes."""
     begun: ClassVar[bool] = False
     """Whether a step was taken."""
 
@@ -129,8 +127,8 @@ class CLI(LightningCLI):
             tested = config.ckpt_path if self.subcommand != "fit" else None
             run = Path(tested).parent if tested else _run_folder(Path(config.run), _recipe(config))
             config.trainer.default_root_dir = str(run)
-            CLI.made = not tested
-        CLI.folder = folder = Path(config.trainer.default_root_dir)
+            CLI.made = None if tested else run
+        folder = Path(config.trainer.default_root_dir)
         learning = self.subcommand == "fit"
         if learning and (folder / "config.yaml").exists() and not _is_further_process():
             raise ValueError(
@@ -191,6 +189,8 @@ class Interrupted(Callback):
     not where several processes would have to agree.
     """
 
+    learning = False
+
     def on_train_start(self, trainer: Trainer, _: Any) -> None:
         CLI.begun = self.learning = True
 
@@ -198,7 +198,7 @@ class Interrupted(Callback):
         self.learning = False
 
     def on_exception(self, trainer: Trainer, _: Any, exception: BaseException) -> None:
-        between = getattr(self, "learning", False) and not trainer.validating
+        between = self.learning and not trainer.validating
         alone = trainer.world_size == 1
         if isinstance(exception, KeyboardInterrupt) and between and alone and CLI.last:
             trainer.save_checkpoint(CLI.last)
@@ -230,8 +230,7 @@ def run_cli(argv: Sequence[str]) -> CLI:
     terminal = sys.stderr.isatty()
     progress: list[Callback] = [RichProgressBar() if terminal else Lines(), Interrupted()]
     task, data = TASKS[task_of(argv)]
-    CLI.folder = CLI.last = None
-    CLI.made = CLI.begun = False
+    CLI.made, CLI.last, CLI.begun = None, None, False
     try:
         return CLI(
             task,
@@ -250,9 +249,9 @@ def run_cli(argv: Sequence[str]) -> CLI:
         )
     except (ValueError, OSError, MisconfigurationException):
         # A mistake such as a mistyped folder of data, found before the first step.
-        new = CLI.folder and CLI.made and not CLI.begun and not _is_further_process()
-        if new and CLI.folder and not any(CLI.folder.rglob("*.ckpt")):
-            shutil.rmtree(CLI.folder)
+        made = CLI.made if not CLI.begun and not _is_further_process() else None
+        if made and not any(made.rglob("*.ckpt")):
+            shutil.rmtree(made)
         raise
 
 
