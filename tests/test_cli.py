@@ -42,6 +42,7 @@ def nowhere(recipe: Path, parts: Path) -> Path:
     return recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "key", "cure"),
     [
@@ -81,6 +82,7 @@ def test_a_mistake_in_a_recipe(
     assert cure in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -118,6 +120,7 @@ def test_a_mistake_in_a_flag(
     assert re.search(message, refusal(capsys))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

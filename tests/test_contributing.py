@@ -79,6 +79,7 @@ def test_the_data_set(tmp_path: Path, run_block: Run) -> None:
         okay(str(tmp_path), "train", 16)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_the_backbone() -> None:
     recipe = yaml.safe_load(block("# configs/anomaly/ear_dino8.yaml"))
     backbone = recipe["model"]["net"]["init_args"]["backbone"]
@@ -115,6 +116,7 @@ def test_the_net_that_inspects(tmp_path: Path) -> None:
     assert "7 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_net_that_restores(tmp_path: Path, run_block: Run) -> None:
     run_block("# vision/restoration/espcn.py")
     recipe = yaml.safe_load(block("# configs/restoration/espcn.yaml"))

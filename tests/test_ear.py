@@ -27,11 +27,13 @@ class TestEAR(DetectorContract):
         return EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grids=(4,), capacity=64)
 
 
+@pytest.mark.slow
 class TestEARWithTwoGrids(DetectorContract):
     def make(self) -> Detector:
         return EAR(tiny_vit(), unet="tiny", size=64, mask_grid=4, feature_grids=(6,), hint="empty")
 
 
+@pytest.mark.slow
 class TestEARAgainstItsRecovery(DetectorContract):
     def make(self) -> Detector:
         return EAR(
@@ -231,6 +233,7 @@ def test_the_backbone_never_learns() -> None:
     assert not any(key.startswith("backbone") for key in net.state_dict())
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     net, images = ear(features="none").train(), pictures(4)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)

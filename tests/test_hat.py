@@ -41,6 +41,7 @@ def difference(net: HAT, image: Tensor) -> float:
     return float((ours - wanted).abs().max() / (wanted.max() - wanted.min()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "scale"), PUBLISHED)
 def test_published_sizes(preset: str, scale: int) -> None:
     with torch.device("meta"):
@@ -69,15 +70,21 @@ def test_parity_with_spandrel(preset: str, scale: int) -> None:
     assert difference(net, picture(48, 40)) <= 1e-4
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(st.integers(8, 40), st.integers(8, 40), st.sampled_from([2, 3, 4]))
 def test_parity_at_any_size(height: int, width: int, scale: int) -> None:
     assert difference(tiny(scale=scale), picture(height, width)) <= 1e-5
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(
+    "scale",
+    [1, 2, 3, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (1, 200), (17, 16)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (3, 5), pytest.param((1, 200), marks=pytest.mark.slow), (17, 16)]
+)
 @torch.no_grad()
 def test_shapes(scale: int, channels: int, size: tuple[int, int]) -> None:
     restored = tiny(scale=scale, channels=channels)(picture(*size, channels))

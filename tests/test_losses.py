@@ -155,6 +155,7 @@ def test_flat_images_have_finite_gradients(value: float) -> None:
         assert recovered.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_descending_the_loss_recovers_the_image() -> None:
     image, _ = pair(1, 3, 16, 16)
     recovered = torch.full_like(image, 0.5).requires_grad_()

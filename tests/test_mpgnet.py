@@ -178,6 +178,7 @@ def test_wrong_display(part: type[nn.Module]) -> None:
         part("amoled")
 
 
+@pytest.mark.slow
 def test_a_trained_net_degrades_a_data_set(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net, path = MPGNet("toled", blocks=1), tmp_path / "model.ckpt"

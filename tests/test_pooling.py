@@ -45,6 +45,7 @@ def test_one_pool_is_nearly_exact(kind: str, size: tuple[int, int]) -> None:
     assert off < 0.25 * before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "net",
     [
@@ -64,6 +65,7 @@ def test_nets_come_nearer_to_the_whole(net: nn.Module) -> None:
     assert (shared - whole).abs().mean() < (alone - whole).abs().mean()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_nothing_is_left_behind() -> None:
     net, image = DWFormer((4, 6, 8, 6, 4), (1,) * 5, (2,) * 5).eval(), picture(80, 80)

@@ -96,6 +96,7 @@ def test_at_the_threshold_it_is_a_defect() -> None:
     assert (found.score, found.verdict) == (0.5, "defect")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ear", "riad", "neighbours"])
 def test_neighbours_and_repetition_change_no_bit(kind: str) -> None:
     torch.manual_seed(1)
@@ -290,6 +291,7 @@ def changed_file(tmp_path: Path) -> Path:
     return tmp_path / "changed.safetensors"
 
 
+@pytest.mark.slow
 def test_two_backbones_of_one_name(vit_file: Path, changed_file: Path, tmp_path: Path) -> None:
     name = "vit_tiny_patch16_224"
     pair = (Backbone(name, str(vit_file)), Backbone(name, str(changed_file)))
@@ -299,6 +301,7 @@ def test_two_backbones_of_one_name(vit_file: Path, changed_file: Path, tmp_path:
     assert net.second.fingerprint == pair[1].fingerprint != pair[0].fingerprint
 
 
+@pytest.mark.slow
 def test_a_trained_backbone_is_in_the_checkpoint(
     vit_file: Path, changed_file: Path, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_there_are_recipes() -> None:
     )
 
 
+@pytest.mark.slow
 @every("anomaly", "restoration")
 def test_it_builds_as_it_stands(path: Path) -> None:
     recipe = read(path)

@@ -98,6 +98,7 @@ def test_a_display_is_learned_away_measured_and_restored(clean: Path, tmp_path: 
     assert cv2.imread(str(tmp_path / "out" / "0.png")).shape == (48, 64, 3)
 
 
+@pytest.mark.slow
 def test_super_resolution_is_measured_on_luma_against_bicubic(clean: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path / "sr.yaml", clean, hat(), bicubic())
     assert fit(recipe, run=tmp_path / "runs") == 0
@@ -110,6 +111,7 @@ def test_super_resolution_is_measured_on_luma_against_bicubic(clean: Path, tmp_p
     assert predictor(np.zeros((5, 7, 3), np.uint8)).pixels.shape == (10, 14, 3)
 
 
+@pytest.mark.slow
 def test_two_trainings_are_the_same_to_the_last_bit(clean: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path / "sr.yaml", clean, hat(), bicubic())
     found = []
@@ -120,6 +122,7 @@ def test_two_trainings_are_the_same_to_the_last_bit(clean: Path, tmp_path: Path)
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
+@pytest.mark.slow
 def test_training_goes_on(clean: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path / "sr.yaml", clean, hat(), bicubic(), model={"halve_at": [2, 3]})
     assert fit(recipe, run=tmp_path / "runs") == 0
@@ -130,6 +133,7 @@ def test_training_goes_on(clean: Path, tmp_path: Path) -> None:
     assert model["global_step"] == 6
 
 
+@pytest.mark.slow
 def test_x4_begins_with_x2(clean: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     two, four = (HAT(scale=scale, dims=Dims(**DIMS)) for scale in (2, 4))
@@ -196,6 +200,7 @@ def test_the_discriminator_takes_more_steps(clean: Path, tmp_path: Path, steps: 
     assert rates == pytest.approx([1e-6, 1e-6 * 1e-3 / 2e-3], rel=1)  # both came to the end
 
 
+@pytest.mark.slow
 def test_a_net_within_regions_gets_superpixels(clean: Path, tmp_path: Path) -> None:
     net = class_spec("vision.restoration.RAT", width=8, groups=1, blocks=[1])
     noise = class_spec("data.degrade.GaussianNoise", sigma=25)
@@ -219,6 +224,7 @@ def test_a_net_within_regions_gets_superpixels(clean: Path, tmp_path: Path) -> N
         predictor(image, regions.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -282,6 +288,7 @@ def test_two_processes(clean: Path, tmp_path: Path) -> None:
     vision.load(run / "model.ckpt")
 
 
+@pytest.mark.slow
 def test_regions_of_a_net_that_enlarges(clean: Path, tmp_path: Path) -> None:
     net = class_spec("vision.restoration.RAT", scale=2, channels=3, width=8, groups=1, blocks=[1])
     loss = class_spec("vision.losses.FocalRegion")
@@ -289,6 +296,7 @@ def test_regions_of_a_net_that_enlarges(clean: Path, tmp_path: Path) -> None:
     assert fit(recipe, run=tmp_path / "runs") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

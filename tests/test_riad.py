@@ -44,6 +44,7 @@ def test_twelve_passes_over_disjoint_sets_that_cover_everything() -> None:
         assert shares.max() - shares.min() <= (region / 64) ** 2 + 1e-6  # dealt evenly
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_two_runs_and_two_nets_draw_the_same_sets() -> None:
     net, images = riad(), pictures(2)

@@ -136,6 +136,7 @@ def test_testing_in_the_folder_of_the_run_replaces_nothing(trained: Path, tmp_pa
     assert (run / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_validate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["validate", "--config", trained / "config.yaml"]
     call += ["--ckpt_path", trained / "last.ckpt", "--trainer.default_root_dir", tmp_path]
@@ -185,6 +186,7 @@ def test_a_folder_with_a_run_is_refused(
     assert sorted(trained.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_mistyped_folder_of_data_leaves_no_run(recipe: Path, tmp_path: Path) -> None:
     assert fit(recipe, "--data.root", tmp_path / "nowhere", run=tmp_path / "runs") == 2
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
@@ -323,6 +325,7 @@ def test_early_stopping_by_recipe(parts: Path, tmp_path: Path) -> None:
     assert predictor.scorer.choice == "published"
 
 
+@pytest.mark.slow
 def test_the_published_scoring(parts: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "published.yaml", parts)
     flags = ("--model.scorer.scoring", "published", "--model.scorer.false_alarms", 0.2)
@@ -334,6 +337,7 @@ def test_the_published_scoring(parts: Path, tmp_path: Path) -> None:
     assert scorer.good[3] < scorer.threshold < scorer.good[3] + 1e-5  # ⌈5 · 0.8⌉ = 4 of 4
 
 
+@pytest.mark.slow
 def test_a_scoring_that_the_net_cannot_give(
     parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -386,6 +390,7 @@ def plain_folder(root: Path, good: int = 8, test_good: int = 0, bad: int = 0) ->
     return root
 
 
+@pytest.mark.slow
 def test_unmarked_defects_give_image_metrics_only(trained: Path, tmp_path: Path) -> None:
     # The first batch holds good pictures only, whose masks are known: they have no defect.
     root = plain_folder(tmp_path / "plain", test_good=4, bad=3)
@@ -411,13 +416,15 @@ def test_good_pictures_alone(
     assert f"{root}: nothing to test on; put bad pictures in bad/<kind>/" in refusal(capsys)
 
 
+@pytest.mark.slow
 def test_too_few_pictures(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = plain_folder(tmp_path / "plain", good=4)
     assert fit(recipe, "--data.root", root, run=tmp_path / "runs") == 2
     assert f"{root}: 4 good pictures are too few" in refusal(capsys)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_training_picture(
     workers: int, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_net_that_looks_at_one_pixel_is_not_disturbed(height: int, width: int,
     assert (tiler.used > 1) == (max(height, width) > tile)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_no_seam() -> None:
     torch.manual_seed(0)
