@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import picture, shaken, without_gradient
 from spandrel import ModelLoader
-from torch import Tensor
+from torch import Tensor, nn
 
 from vision.restoration import HAT
 from vision.restoration.hat import PRESETS, Dims
@@ -96,6 +97,26 @@ def test_every_parameter_gets_a_gradient() -> None:
     net = tiny(scale=2, drop_path=0.0).train()
     net(picture(24, 16).repeat(2, 1, 1, 1)).square().mean().backward()
     assert without_gradient(net) == []
+
+
+def test_learning_changes_no_result() -> None:
+    """Attention takes another way where its bias learns."""
+    net, image = tiny(scale=2), picture(21, 30)
+    with torch.inference_mode():
+        wanted = net(image)
+    torch.testing.assert_close(net(image), wanted, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_the_light_net_adds_to_bicubic(scale: int) -> None:
+    net, image = HAT("light", scale).eval(), picture(9, 14)
+    nn.init.zeros_(net.conv_last.weight)
+    nn.init.zeros_(net.conv_last.bias)
+    padded = F.pad(image, (0, 2, 0, 7), mode="reflect")  # to whole windows
+    wanted = F.interpolate(padded, scale_factor=scale, mode="bicubic")
+    wanted = wanted[..., : 9 * scale, : 14 * scale]
+    torch.testing.assert_close(net(image), wanted)
 
 
 @torch.no_grad()
