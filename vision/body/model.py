@@ -1,0 +1,106 @@
+"""What all body models share: parameters in, a posed surface and named joints out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Body(NamedTuple):
+    """Posed people, in metres.
+
+    Attributes:
+        vertices: B×V×3.
+        joints: B×J×3, by `BodyModel.joint_names`; the first is the pelvis.
+    """
+
+    vertices: Tensor
+    joints: Tensor
+
+
+class BodyModel(nn.Module):
+    """Pose, shape and place of people → their surfaces. Differentiable, in batches, on any device.
+
+    All models stand alike where nothing turns them: y up, facing z, the pelvis at the origin of
+    `translation`. In a camera's view (y down, looking along z) a person who stands and looks into
+    the camera is turned by half around x.
+
+    Attributes:
+        faces: F×3 indices of vertices, counter-clockwise seen from outside.
+        joint_names: J names; those that SMPL-X has too bear its names.
+        parents: which joint each hangs from; −1 for the first.
+        shape_names: what the numbers of a shape are.
+        neutral_shape: the shape of an average person.
+
+    """
+
+    faces: Tensor
+    neutral_shape: Tensor
+    joint_names: tuple[str, ...]
+    parents: tuple[int, ...]
+    shape_names: tuple[str, ...]
+
+    def forward(self, pose: Tensor, shape: Tensor, translation: Tensor | None = None) -> Body:
+        """B×J×3×3 rotations, each against its parent, B×S shape, B×3 place of the pelvis.
+
+        Rotations turn about axes that are parallel to the world's where nothing is turned, as
+        SMPL's do; the first turns the whole body.
+        """
+        raise NotImplementedError
+
+    def joint(self, name: str) -> int:
+        """Index of a joint.
+
+        Raises:
+            ValueError: a name that this model lacks.
+        """
+        if name not in self.joint_names:
+            raise ValueError(f"{type(self).__name__} has no joint {name}")
+        return self.joint_names.index(name)
+
+
+class Chain:
+    """Joints hanging from joints, walked level by level."""
+
+    def __init__(self, parents: Sequence[int]) -> None:
+        assert parents[0] < 0 <= min(parents[1:], default=0), "one root, in the first place"
+        depths = [0]
+        for parent in parents[1:]:
+            depths.append(depths[parent] + 1)
+        levels = [[0]]
+        self.levels: list[tuple[list[int], list[int]]] = []
+        """Joints, and where each one's parent stands in the level above."""
+        for depth in range(1, max(depths) + 1):
+            joints = [joint for joint, d in enumerate(depths) if d == depth]
+            self.levels.append((joints, [levels[-1].index(parents[joint]) for joint in joints]))
+            levels.append(joints)
+        walked = [joint for level in levels for joint in level]
+        self.order = [walked.index(joint) for joint in range(len(parents))]
+
+    def pose(self, rotations: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Global rotations B×J×3×3 and places B×J×3 of the joints.
+
+        Of rotations against their parents, and B×J×3 offsets from the parents where nothing turns;
+        the first offset is the place of the root.
+        """
+        turned, placed = [rotations[:, :1]], [offsets[:, :1]]
+        for joints, above in self.levels:
+            parent = turned[-1][:, above]
+            placed.append(placed[-1][:, above] + (parent @ offsets[:, joints, :, None])[..., 0])
+            turned.append(parent @ rotations[:, joints])
+        return torch.cat(turned, 1)[:, self.order], torch.cat(placed, 1)[:, self.order]
+
+
+def skin(rest: Tensor, heads: Tensor, weights: Tensor, turns: Tensor, joints: Tensor) -> Tensor:
+    """Every vertex follows its joints, by weights V×J.
+
+    B×V×3 vertices and B×J×3 joints at rest, B×J×3×3 by which each joint turns what hangs on it, and
+    B×J×3 where it is then → B×V×3.
+    """
+    shift = joints - (turns @ heads[..., None])[..., 0]
+    moves = weights @ torch.cat([turns, shift[..., None]], -1).flatten(2)  # B×V×12
+    moves = moves.unflatten(2, (3, 4))
+    return (moves[..., :3] @ rest[..., None])[..., 0] + moves[..., 3]
