@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -56,8 +57,13 @@ def doctor(body_models: Path = Path("body_models")) -> int:
             sound = False
             reason = " ".join(str(error).split())[:120]
             row(package, False, f"pip install --force-reinstall {package} ({reason})")
-    checks = {"GPU": _gpu, "CPU": _cpu, "backbone weights offline": _weights}
-    for what, check in {**checks, "body models": partial(_bodies, body_models)}.items():
+    checks: dict[str, Callable[[], tuple[bool | None, str]]] = {
+        "GPU": _gpu,
+        "CPU": _cpu,
+        "backbone weights offline": _weights,
+        "body models": partial(_bodies, body_models),
+    }
+    for what, check in checks.items():
         try:
             row(what, *check())
         except (ImportError, RuntimeError, OSError, AttributeError, ValueError) as error:
