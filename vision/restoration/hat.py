@@ -53,8 +53,9 @@ class Dims(NamedTuple):
         overlap: by how much of it the windows of keys reach out on either side, together.
         mlp_ratio: width of an MLP over C.
         features: channels of the upsampling.
-        skip: whether what is learned is added to the picture enlarged (bicubic), so that a net
-            begins where bicubic ends. Ours: the published nets spend days on learning as much.
+        direct: whether one convolution and a PixelShuffle follow the last skip, as in SwinIR-light,
+            and what they make is added to the picture enlarged (bicubic) and is nothing at first.
+            Ours: the published end, five convolutions one after another, needs days to sharpen.
     """
 
     embed_dim: int = 180
@@ -66,7 +67,7 @@ class Dims(NamedTuple):
     overlap: float = 0.5
     mlp_ratio: float = 2.0
     features: int = 64
-    skip: bool = False
+    direct: bool = False
 
 
 PRESETS = {
@@ -74,7 +75,7 @@ PRESETS = {
     "HAT-S": Dims(embed_dim=144, compress=24, squeeze=24),
     "HAT-L": Dims(depths=(6,) * 12),
     # Ours, for CPUs and edge boxes: a million parameters.
-    "light": Dims(64, (4,) * 4, 4, compress=8, squeeze=16, window=8, features=32, skip=True),
+    "light": Dims(64, (4,) * 4, 4, compress=8, squeeze=16, window=8, direct=True),
 }
 
 
@@ -244,13 +245,17 @@ class RHAG(nn.Module):
 
 
 class Upsample(nn.Sequential):
-    """(conv, PixelShuffle ×2) repeated for powers of two, or once ×3."""
+    """(conv, PixelShuffle ×2) repeated for powers of two, or once ×3.
 
-    def __init__(self, scale: int, features: int) -> None:
-        steps = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
+    With `channels` there is one step to the picture itself.
+    """
+
+    def __init__(self, scale: int, features: int, channels: int | None = None) -> None:
+        steps = [scale] if channels or scale == 3 else [2] * (scale.bit_length() - 1)
         layers: list[nn.Module] = []
         for step in steps:
-            layers += [nn.Conv2d(features, step**2 * features, 3, padding=1), nn.PixelShuffle(step)]
+            wide = step**2 * (channels or features)
+            layers += [nn.Conv2d(features, wide, 3, padding=1), nn.PixelShuffle(step)]
         super().__init__(*layers)
 
 
@@ -306,13 +311,20 @@ class HAT(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.conv_after_body = nn.Conv2d(dim, dim, 3, padding=1)
-        if scale > 1:
+        if scale > 1 and dims.direct:
+            self.upsample = Upsample(scale, dim, channels)
+        elif scale > 1:
             self.conv_before_upsample = nn.Sequential(
                 nn.Conv2d(dim, features, 3, padding=1), nn.LeakyReLU(inplace=True)
             )
             self.upsample = Upsample(scale, features)
-        self.conv_last = nn.Conv2d(features if scale > 1 else dim, channels, 3, padding=1)
+        if scale == 1 or not dims.direct:
+            self.conv_last = nn.Conv2d(features if scale > 1 else dim, channels, 3, padding=1)
         self.apply(_initialise)
+        if dims.direct:
+            last = self.conv_last if scale == 1 else self.upsample[0]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -323,10 +335,11 @@ class HAT(nn.Module):
         deep = shallow + self._deep(shallow)
         if self.spec.scale == 1:
             restored = x + self.conv_last(deep)
+        elif self.dims.direct:
+            larger = F.interpolate(x, scale_factor=self.spec.scale, mode="bicubic")
+            restored = larger + self.upsample(deep)
         else:
             restored = self.conv_last(self.upsample(self.conv_before_upsample(deep)))
-            if self.dims.skip:
-                restored = restored + F.interpolate(x, scale_factor=self.spec.scale, mode="bicubic")
         return (restored + self.mean)[..., :height, :width]
 
     def _deep(self, shallow: Tensor) -> Tensor:
