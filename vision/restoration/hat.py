@@ -322,9 +322,8 @@ class HAT(nn.Module):
             self.conv_last = nn.Conv2d(features if scale > 1 else dim, channels, 3, padding=1)
         self.apply(_initialise)
         if dims.direct:
-            last = self.conv_last if scale == 1 else self.upsample[0]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in (self.conv_last if scale == 1 else self.upsample[0]).parameters():
+                nn.init.zeros_(parameter)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
