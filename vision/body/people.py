@@ -1,0 +1,354 @@
+"""People who never existed: pictures of Anny bodies with exact poses, shapes and places.
+
+Phenotypes, poses within the limits of joints, clothes, light, camera, who stands before whom: all
+is drawn by the seed. People stand on a common floor, so that size and height in the picture say
+how far somebody is, as in photographs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import roma
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from vision.body.anny import Anny
+from vision.body.camera import intrinsics
+from vision.body.raster import Seen, rasterise
+
+LIMITS: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
+    # Degrees around x (to the left), y (up), z (ahead) of the left joint; the right one mirrors it.
+    "hip": ((-100, 25), (-30, 30), (-10, 40)),
+    "knee": ((0, 130), (0, 0), (0, 0)),
+    "ankle": ((-25, 35), (-10, 10), (-10, 10)),
+    "collar": ((0, 0), (-10, 10), (-5, 15)),
+    "shoulder": ((-40, 40), (-90, 30), (-55, 80)),
+    "elbow": ((-40, 40), (-130, 0), (0, 0)),
+    "wrist": ((-30, 30), (-20, 20), (-50, 50)),
+    **{
+        f"{finger}{i}": ((0, 0), (0, 0), (-70, 5))
+        for finger in ("index", "middle", "ring", "pinky")
+        for i in (1, 2, 3)
+    },
+    "spine1": ((-5, 25), (-15, 15), (-10, 10)),
+    "spine2": ((-5, 25), (-15, 15), (-10, 10)),
+    "spine3": ((-5, 15), (-15, 15), (-10, 10)),
+    "neck": ((-15, 20), (-30, 30), (-15, 15)),
+    "head": ((-15, 20), (-30, 30), (-10, 10)),
+}
+STANCES: dict[str, dict[str, tuple[int, int, int]]] = {
+    # Where the draw begins, by joints of either side or of both.
+    "standing": {"shoulder": (0, 0, -45)},
+    "walking": {
+        "shoulder": (0, 0, -45),
+        "left_hip": (-25, 0, 0),
+        "right_hip": (15, 0, 0),
+        "right_knee": (25, 0, 0),
+        "elbow": (0, -20, 0),
+    },
+    "sitting": {"shoulder": (0, -20, -40), "hip": (-85, 0, 10), "knee": (85, 0, 0)},
+    "reaching": {"shoulder": (0, -30, 50), "elbow": (0, -30, 0)},
+    "anything": {"shoulder": (0, -20, 0)},
+}
+SKIN = ((241, 205, 178), (224, 172, 138), (198, 134, 96), (141, 85, 54), (84, 52, 38))
+HAIR = ((28, 24, 22), (70, 46, 30), (130, 90, 50), (200, 170, 110), (150, 150, 150))
+VISIBLE = 0.1
+"""Whoever shows less of the silhouette than this is not in the picture's truth."""
+
+
+class Crowd(NamedTuple):
+    """What is true of the N people of a picture, in the camera's view and in metres.
+
+    Attributes:
+        pose: N×104×3×3, as Anny takes it.
+        shape: N×6 phenotypes.
+        translation: N×3 places of the pelvis.
+        joints: N×104×3.
+        pixels: N×104×2, the joints in the picture.
+        box: N×4 left, top, right, bottom of what shows, in pixels.
+        visible: N, the share of each silhouette that nothing hides and the picture holds.
+        camera: 3×3 intrinsics.
+    """
+
+    pose: np.ndarray
+    shape: np.ndarray
+    translation: np.ndarray
+    joints: np.ndarray
+    pixels: np.ndarray
+    box: np.ndarray
+    visible: np.ndarray
+    camera: np.ndarray
+
+
+class People:
+    """Draws pictures of people.
+
+    Args:
+        height, width: of the pictures.
+        most: people in one, from 1 on.
+        backgrounds: photographs to stand before, uint8 RGB; drawn ones where there are none.
+        occluders: share of pictures in which a box stands in the way.
+    """
+
+    def __init__(
+        self,
+        height: int = 448,
+        width: int = 448,
+        most: int = 6,
+        backgrounds: Sequence[np.ndarray] = (),
+        occluders: float = 0.3,
+    ) -> None:
+        if most < 1:
+            raise ValueError(f"most={most}: give 1 or more")
+        self.height, self.width, self.most = height, width, most
+        self.backgrounds, self.occluders = backgrounds, occluders
+        self.body = Anny()
+        bones = self.body.weights.argmax(1).numpy()
+        self.part = np.array([_part(self.body.bone_names[bone]) for bone in bones])
+        still = torch.eye(3).expand(1, len(self.body.parents), 3, 3)
+        self.rest = self.body(still, self.body.neutral_shape[None]).vertices[0].numpy()
+        self.faces = self.body.faces.numpy()
+
+    def picture(self, seed: Sequence[int] | int) -> tuple[np.ndarray, Crowd]:
+        """A picture, uint8 H×W×3 RGB, and what is true of it; the same for the same seed."""
+        rng = np.random.default_rng(seed)
+        view = _View(rng, self.height, self.width)
+        pose, shape, place = self._draw(rng, view)
+        return self._seen(rng, view, pose, shape, place)
+
+    def _draw(self, rng: np.random.Generator, view: _View) -> tuple[Tensor, Tensor, np.ndarray]:
+        """N×104×3×3 poses and N×6 shapes in the world, y up, and N×2 where on the floor."""
+        count = int(rng.integers(1, self.most + 1))
+        place: list[np.ndarray] = []
+        while len(place) < count:
+            spot = view.on_floor(rng)
+            near = [np.linalg.norm(spot - other) < 0.7 for other in place]
+            if not any(near) or rng.random() < 0.02:  # a full floor lets some stand closer
+                place.append(spot)
+        vectors = np.stack([self._pose(rng) for _ in range(count)])
+        pose = roma.rotvec_to_rotmat(torch.from_numpy(vectors).float())
+        return (
+            pose,
+            torch.from_numpy(np.stack([_shape(rng) for _ in range(count)])),
+            np.stack(place),
+        )
+
+    def _pose(self, rng: np.random.Generator) -> np.ndarray:
+        """104×3 rotation vectors: a stance, and every joint somewhere within its limits."""
+        stance = STANCES[str(rng.choice([*STANCES]))]
+        strength = rng.uniform(0.15, 0.8)
+        vectors = np.zeros((len(self.body.parents), 3))
+        for name, limits in LIMITS.items():
+            low, high = np.array(limits).T
+            sided = f"left_{name}" in self.body.joint_names
+            for side in ("left_", "right_") if sided else ("",):
+                base = np.array(stance.get(f"{side}{name}", stance.get(name, (0, 0, 0))))
+                moved = base + strength * (high - low) / 2 * rng.triangular(-1, 0, 1, 3)
+                mirror = (1, -1, -1) if side == "right_" else (1, 1, 1)
+                joint = self.body.joint(f"{side}{name}")
+                vectors[joint] = np.radians(moved.clip(low, high)) * mirror
+        facing = rng.normal(0, 50) if rng.random() < 0.6 else rng.uniform(-180, 180)
+        tilt = rng.normal(0, 4, 2)
+        turn = Rotation.from_euler("YXZ", [180 + facing, *tilt], degrees=True)
+        vectors[0] = turn.as_rotvec()
+        return vectors
+
+    def _seen(
+        self, rng: np.random.Generator, view: _View, pose: Tensor, shape: Tensor, place: np.ndarray
+    ) -> tuple[np.ndarray, Crowd]:
+        with torch.no_grad():
+            vertices, joints = (t.numpy() for t in self.body(pose, shape))
+        lift = -vertices[..., 1].min(1)  # whoever it is stands on the floor
+        moved = np.stack([place[:, 0], lift, place[:, 1]], 1)[:, None]
+        vertices, joints = (view.before(points + moved) for points in (vertices, joints))
+        colours = np.stack([self._clothes(rng) for _ in place])
+        box = view.box(rng, place) if rng.random() < self.occluders else None
+        image, seen = self._render(rng, view, vertices, colours, box)
+        pose = pose.clone()
+        pose[:, 0] = torch.from_numpy(view.turn).float() @ pose[:, 0]
+        visible, boxes = zip(*(self._visible(v, seen, view) for v in vertices), strict=True)
+        shown = np.array(visible) >= VISIBLE
+        crowd = Crowd(
+            pose.numpy()[shown],
+            shape.numpy()[shown],
+            joints[shown, 0].astype(np.float32),
+            joints[shown].astype(np.float32),
+            view.pixels(joints[shown]).astype(np.float32),
+            np.array(boxes, np.float32)[shown],
+            np.array(visible, np.float32)[shown],
+            view.camera.astype(np.float32),
+        )
+        return image, crowd
+
+    def _clothes(self, rng: np.random.Generator) -> np.ndarray:
+        """V×3 colours, 0 … 255, that one wears."""
+        skin = np.array(SKIN[rng.integers(len(SKIN))]) * rng.uniform(0.85, 1.1)
+        wear = {part: rng.uniform(15, 240, 3) for part in ("trunk", "leg", "foot")}
+        wear |= dict.fromkeys(("head", "hand"), skin)
+        wear["upper arm"] = skin if rng.random() < 0.15 else wear["trunk"]
+        wear["forearm"] = skin if rng.random() < 0.5 else wear["upper arm"]
+        wear["shin"] = skin if rng.random() < 0.25 else wear["leg"]
+        colours = np.stack([wear[part] for part in self.part])
+        height = self.rest[:, 1]
+        top = self.rest[self.part == "head", 1].max()
+        behind = self.rest[:, 2] < np.median(self.rest[self.part == "head", 2]) + 0.03
+        long = rng.uniform(0.08, 0.22)
+        hair = (self.part == "head") & (height > top - long) & (behind | (height > top - 0.05))
+        colours[hair] = np.array(HAIR[rng.integers(len(HAIR))])
+        for parts in (("trunk", "upper arm", "forearm"), ("leg", "shin")):
+            if rng.random() < 0.5:  # stripes or checks
+                wave = (
+                    self.rest
+                    @ rng.normal(0, 1, (3, 1 + int(rng.integers(2))))
+                    * rng.uniform(20, 90)
+                )
+                dark = (np.sin(wave) > 0).sum(1) % 2 == 1
+                worn = np.isin(self.part, parts) & ~np.isclose(colours, skin).all(1)
+                colours[worn & dark] *= rng.uniform(0.3, 0.8)
+        return colours.clip(0, 255)
+
+    def _render(
+        self,
+        rng: np.random.Generator,
+        view: _View,
+        vertices: np.ndarray,
+        colours: np.ndarray,
+        box: np.ndarray | None,
+    ) -> tuple[np.ndarray, Seen]:
+        """The picture, and what was seen at twice its size."""
+        people, count = vertices.reshape(-1, 3), vertices.shape[1]
+        faces = np.concatenate([self.faces + i * count for i in range(len(vertices))])
+        colours = colours.reshape(-1, 3)
+        if box is not None:
+            faces = np.concatenate([faces, CUBE + len(people)])
+            people = np.concatenate([people, box])
+            colours = np.concatenate([colours, np.tile(rng.uniform(20, 230, 3), (8, 1))])
+        twice = view.camera * [[2], [2], [1]]
+        seen = rasterise(people, faces, twice, 2 * self.height, 2 * self.width)
+        light = rng.normal((0, -1.5, -1.5), 1)  # from above, from the camera's side
+        ambient = rng.uniform(0.3, 0.7)
+        shade = _normals(people, faces) @ (light / np.linalg.norm(light))
+        lit = colours * (ambient + (1 - ambient) * shade.clip(0, 1))[:, None]
+        there = seen.face >= 0
+        picture = self._background(rng, view)
+        corners = faces[seen.face[there]]
+        picture[there] = (lit[corners] * seen.weights[there][..., None]).sum(1)
+        picture = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        picture = picture * rng.uniform(0.8, 1.15) + rng.normal(0, rng.uniform(0, 6), picture.shape)
+        return picture.clip(0, 255).round().astype(np.uint8), seen
+
+    def _background(self, rng: np.random.Generator, view: _View) -> np.ndarray:
+        """Float 2H×2W×3, 0 … 255: a piece of a photograph, or a wall, a floor and things."""
+        height, width = 2 * self.height, 2 * self.width
+        if self.backgrounds:
+            photo = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            share = rng.uniform(0.6, 1) * min(photo.shape[0] / height, photo.shape[1] / width)
+            high, wide = max(1, int(share * height)), max(1, int(share * width))
+            top = int(rng.integers(photo.shape[0] - high + 1))
+            left = int(rng.integers(photo.shape[1] - wide + 1))
+            piece = photo[top : top + high, left : left + wide].astype(np.float64)
+            return cv2.resize(piece, (width, height), interpolation=cv2.INTER_LINEAR)
+        rows = np.linspace(0, 1, height)[:, None, None]
+        picture = np.tile(rng.uniform(90, 230, 3) * (1 - 0.4 * rows), (1, width, 1))
+        horizon = int(np.clip(2 * view.horizon, 0, height))
+        picture[horizon:] = rng.uniform(40, 200, 3) * (0.6 + 0.4 * rows[horizon:])
+        for _ in range(rng.integers(3, 12)):
+            x, y = rng.uniform(0, [width, height])
+            wide, high = rng.uniform(0.05, 0.4, 2) * height
+            corner = (int(x + wide), int(y + high))
+            cv2.rectangle(picture, (int(x), int(y)), corner, rng.uniform(20, 240, 3).tolist(), -1)
+        rough = cv2.resize(rng.normal(0, 1, (height // 16, width // 16, 3)), (width, height))
+        return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 4)) + 8 * rough
+
+    def _visible(self, vertices: np.ndarray, seen: Seen, view: _View) -> tuple[float, np.ndarray]:
+        """How much of a person shows, by the vertices that face the camera, and its box."""
+        towards = (_normals(vertices, self.faces) * vertices).sum(1) < 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pixels = view.pixels(vertices)
+        inside = ((pixels >= 0) & (pixels < [self.width, self.height])).all(1) & towards
+        x, y = (2 * pixels[inside]).astype(np.int64).T
+        inside[inside] = vertices[inside, 2] < seen.depth[y, x] + 0.03
+        if not inside.any():
+            return 0.0, np.zeros(4)
+        corners = np.concatenate([pixels[inside].min(0), pixels[inside].max(0)])
+        return float(inside.sum() / towards.sum()), corners
+
+
+class _View:
+    """A camera above a floor, y = 0 in a world where y points up; it looks along z."""
+
+    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
+        self.camera = intrinsics(height, width, rng.uniform(40, 75)).numpy().astype(np.float64)
+        self.high = rng.uniform(0.8, 2.2)
+        down = math.radians(rng.uniform(-4, 14))
+        # The camera's x is the world's −x, its y points down.
+        self.turn = np.diag([-1.0, -1.0, 1.0]) @ Rotation.from_euler("X", down).as_matrix()
+        self.horizon = self.camera[1, 2] - self.camera[1, 1] * math.tan(down)
+        self.width = width
+
+    def on_floor(self, rng: np.random.Generator) -> np.ndarray:
+        """x and z of a place that the camera sees."""
+        far = rng.uniform(1.8, 7)
+        across = rng.uniform(0.08, 0.92) * self.width - self.camera[0, 2]
+        return np.array([-across / self.camera[0, 0] * far, far])
+
+    def before(self, points: np.ndarray) -> np.ndarray:
+        """Points of the world → before the camera."""
+        return (points - [0, self.high, 0]) @ self.turn.T
+
+    def pixels(self, points: np.ndarray) -> np.ndarray:
+        seen = points @ self.camera.T
+        return seen[..., :2] / seen[..., 2:]
+
+    def box(self, rng: np.random.Generator, place: np.ndarray) -> np.ndarray:
+        """8×3 corners of a box that stands in somebody's way."""
+        x, z = place[rng.integers(len(place))] * rng.uniform(0.6, 0.85)
+        wide, deep, high = rng.uniform([0.1, 0.1, 0.4], [0.5, 0.4, 1.4])
+        corners = np.array([(i & 1, i >> 1 & 1, i >> 2 & 1) for i in range(8)], np.float64)
+        corners = (corners - [0.5, 0, 0.5]) * [2 * wide, high, 2 * deep] + [x, 0, z]
+        return self.before(corners)
+
+
+_SIDES = [(0, 2, 1, 3), (4, 5, 6, 7), (0, 1, 4, 5), (2, 6, 3, 7), (0, 4, 2, 6), (1, 3, 5, 7)]
+CUBE = np.array([triangle for a, b, c, d in _SIDES for triangle in ((a, b, c), (b, d, c))])
+"""Triangles of a box whose corner i lies at x, y, z by the bits of i."""
+
+
+def _part(bone: str) -> str:
+    """What is worn over a bone."""
+    name = bone.partition(".")[0].rstrip("0123456789-")
+    parts = {
+        "hand": ("wrist", "finger", "metacarpal"),
+        "head": ("head", "eye", "neck"),
+        "forearm": ("lowerarm",),
+        "upper arm": ("upperarm", "shoulder"),
+        "shin": ("lowerleg",),
+        "foot": ("foot", "toe"),
+        "leg": ("upperleg", "pelvis", "root"),
+    }
+    return next((part for part, bones in parts.items() if name in bones), "trunk")
+
+
+def _shape(rng: np.random.Generator) -> np.ndarray:
+    """6 phenotypes: mostly adults, one in six a child."""
+    gender = rng.choice([0.0, 1.0]) if rng.random() < 0.8 else rng.random()
+    age = rng.uniform(0.1, 0.5) if rng.random() < 1 / 6 else rng.uniform(0.6, 0.95)
+    others = rng.normal(0.5, 0.17, 4).clip(0, 1)
+    return np.array([gender, age, *others], np.float32)
+
+
+def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """V×3 unit normals, outwards: of the triangles around, by their areas."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    across = np.cross(b - a, c - a)
+    normals = np.zeros_like(vertices)
+    for i in range(3):
+        for axis in range(3):
+            normals[:, axis] += np.bincount(faces[:, i], across[:, axis], len(vertices))
+    return normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
