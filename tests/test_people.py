@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from vision.body.people import VISIBLE, Crowd, People
+from data.images import write_jpeg
+from data.people import FIELDS, RenderedPeople, collate_people
+from vision.body.people import VISIBLE, Crowd, People, main
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +98,117 @@ def test_knees_bend_one_way(people: People) -> None:
 def test_nobody_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="most=0: give 1 or more"):
         People(most=0)
+
+
+# --- written and read
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("people")
+    photos = root / "photos"
+    photos.mkdir()
+    write_jpeg(photos / "a.jpg", np.full((80, 80, 3), 90, np.uint8))
+    call = [root / "set", "--train", 3, "--val", 1, "--size", 64, "--backgrounds", photos]
+    assert main([str(word) for word in call]) == 0
+    return root / "set"
+
+
+def test_what_is_written_is_read(written: Path) -> None:
+    data = RenderedPeople(written, "train")
+    assert len(data) == 3
+    assert len(RenderedPeople(written, "val")) == 1
+    item = data[1]
+    assert item["image"].shape == (3, 64, 64)
+    assert 0 <= item["image"].min() < item["image"].max() <= 1
+    image, crowd = People(64, 64, backgrounds=[np.full((80, 80, 3), 90, np.uint8)]).picture(
+        [0, 0, 1]
+    )
+    for name in FIELDS:
+        np.testing.assert_array_equal(item[name].numpy(), getattr(crowd, name))
+    difference = item["image"].permute(1, 2, 0).numpy() * 255 - image
+    assert np.abs(difference).mean() < 8  # JPEG
+
+
+def test_a_batch_keeps_people_with_their_picture(written: Path) -> None:
+    data = RenderedPeople(written, "train")
+    items = [data[i] for i in range(3)]
+    batch = collate_people(items)
+    assert batch["image"].shape == (3, 3, 64, 64)
+    assert batch["camera"].shape == (3, 3, 3)
+    for i, item in enumerate(items):
+        for name in ("pose", "shape", "translation", "joints", "pixels", "box", "visible"):
+            torch.testing.assert_close(batch[name][batch["owner"] == i], item[name])
+
+
+def test_a_second_call_goes_on(written: Path) -> None:
+    first = written / "train" / "000000.jpg"
+    before, other = first.read_bytes(), written / "train" / "000001.jpg"
+    was = other.read_bytes()
+    other.unlink()
+    write_jpeg(first, np.zeros((64, 64, 3), np.uint8))
+    call = [
+        written,
+        "--train",
+        3,
+        "--val",
+        1,
+        "--size",
+        64,
+        "--backgrounds",
+        written.parent / "photos",
+    ]
+    assert main([str(word) for word in call]) == 0
+    assert other.read_bytes() == was
+    assert first.read_bytes() != before  # what is there stays
+    first.write_bytes(before)
+
+
+def test_sets_that_cannot_be_read(written: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no .jpg; write some with python -m vision.body"):
+        RenderedPeople(tmp_path, "train")
+    picture = tmp_path / "train" / "0.jpg"
+    picture.parent.mkdir()
+    picture.write_bytes((written / "train" / "000000.jpg").read_bytes())
+    with pytest.raises(ValueError, match=r"0.jpg has no .npz beside it; write the set again"):
+        RenderedPeople(tmp_path, "train")
+    truth = picture.with_suffix(".npz")
+    with np.load(written / "train" / "000000.npz") as file:
+        arrays = dict(file)
+    for change, message in (
+        ({"pose": arrays["pose"][..., :2]}, r"pose is .* N×J×3×3 was expected"),
+        ({"box": arrays["box"][:0]}, r"box is \(0, 4\), N×4 was expected"),
+        ({"shape": arrays["shape"][0]}, r"shape is \(6,\), N×S was expected"),
+        ({"camera": np.array([None])}, "no truth of rendered people"),
+    ):
+        np.savez(truth, **{**arrays, **change})
+        with pytest.raises(ValueError, match=message):
+            RenderedPeople(tmp_path, "train")[0]
+    truth.write_bytes(b"PK half")
+    with pytest.raises(ValueError, match="no truth of rendered people"):
+        RenderedPeople(tmp_path, "train")[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--size", "8"], "--size 8: give 64 or more"),
+        (["--most", "0"], "most=0: give 1 or more"),
+        (["--backgrounds", "."], "no .jpg in this folder"),
+    ],
+)
+def test_wrong_calls(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(["out", "--train", "1", "--val", "0", *flags])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -7,17 +7,23 @@ how far somebody is, as in photographs.
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import roma
 import torch
+from rich.console import Console
+from rich.progress import track
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from data.images import read_rgb, write_jpeg
 from vision.body.anny import Anny
 from vision.body.camera import intrinsics
 from vision.body.raster import Seen, rasterise
@@ -58,6 +64,7 @@ STANCES: dict[str, dict[str, tuple[int, int, int]]] = {
 }
 SKIN = ((241, 205, 178), (224, 172, 138), (198, 134, 96), (141, 85, 54), (84, 52, 38))
 HAIR = ((28, 24, 22), (70, 46, 30), (130, 90, 50), (200, 170, 110), (150, 150, 150))
+SPLITS = ("train", "val", "test")
 VISIBLE = 0.1
 """Whoever shows less of the silhouette than this is not in the picture's truth."""
 
@@ -352,3 +359,67 @@ def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         for axis in range(3):
             normals[:, axis] += np.bincount(faces[:, i], across[:, axis], len(vertices))
     return normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
+
+
+def write(
+    root: Path,
+    counts: dict[str, int],
+    seed: int = 0,
+    size: int = 448,
+    most: int = 6,
+    backgrounds: Sequence[np.ndarray] = (),
+) -> None:
+    """Write a set that `data.people.RenderedPeople` reads: counts of pictures by split.
+
+    Picture i of a split depends on the seed, the split, i and the options alone, and what is
+    already there stays: a second call goes on where the first was broken off.
+    """
+    people = People(size, size, most, backgrounds)
+    todo = [(split, i) for split, count in counts.items() for i in range(count)]
+    console = Console(stderr=True)
+    for split, index in track(todo, "drawing people", console=console, disable=len(todo) < 4):
+        path = root / split / f"{index:06d}.jpg"
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image, crowd = people.picture([seed, SPLITS.index(split), index])
+        np.savez_compressed(path.with_suffix(".npz"), **crowd._asdict())
+        partial = path.with_suffix(".partial.jpg")  # a picture that is there is whole
+        write_jpeg(partial, image, quality=95)
+        partial.rename(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m vision.body.people`: 0 when done, 2 when the call is wrong."""
+    parser = argparse.ArgumentParser(
+        "python -m vision.body.people",
+        description="Draw pictures of people who never existed, with exact poses and places. The "
+        "same seed gives the same pictures.",
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    for split, count in zip(SPLITS, (1000, 100, 0), strict=True):
+        parser.add_argument(f"--{split}", type=int, default=count, metavar="N")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=448, help="of a side, in pixels (448)")
+    parser.add_argument("--most", type=int, default=6, help="people in a picture (6)")
+    parser.add_argument(
+        "--backgrounds", type=Path, metavar="DIR", help="photographs to stand before"
+    )
+    given = parser.parse_args(arguments)
+    if given.size < 64:
+        parser.error(f"--size {given.size}: give 64 or more")
+    try:
+        photos = sorted(given.backgrounds.glob("*.jpg")) if given.backgrounds else []
+        if given.backgrounds and not photos:
+            parser.error(f"--backgrounds {given.backgrounds}: no .jpg in this folder")
+        counts = {split: getattr(given, split) for split in SPLITS}
+        backgrounds = [read_rgb(photo) for photo in photos]
+        write(given.out, counts, given.seed, given.size, given.most, backgrounds)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
