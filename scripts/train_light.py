@@ -5,7 +5,7 @@
 Trains on BSDS500/train and BSDS500/test but for every fortieth picture, by which the curve is
 drawn, and measures hat_light on Set5, the others on BSDS500/val. Prints a row for each, draws the
 curves into docs/training.png and what the nets make of free photographs into docs/restored.png.
-A finished training is not repeated.
+A finished training is not repeated, and one that was broken off goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -79,22 +79,27 @@ def laid_out(name: str, arguments: argparse.Namespace) -> Path:
 
 
 def measured(name: str, photographs: Path, run: Path) -> dict[str, float]:
-    """Train and test unless that is done, and read the figures."""
+    """Train, or go on with it, and test, unless that is done; and read the figures."""
     common = ["--config", str(vision.configs() / "restoration" / f"{name}.yaml")]
     common += ["--data.root", str(photographs), "--trainer.default_root_dir", str(run)]
-    weights, clock = run / "model.ckpt", run / "minutes"
-    if not weights.exists() or not clock.exists():
-        shutil.rmtree(run, ignore_errors=True)  # it was interrupted
+    weights, last, clock = run / "model.ckpt", run / "last.ckpt", run / "minutes"
+    if not weights.exists():
+        if not last.exists():
+            shutil.rmtree(run, ignore_errors=True)  # it did not come to its first checkpoint
         start = time.monotonic()
-        if train(["fit", *common]):
-            raise SystemExit(f"{run}: training failed")
-        clock.write_text(str((time.monotonic() - start) / 60))
+        broken = train(["fit", *common, *(["--ckpt_path", str(last)] if last.exists() else [])])
+        if run.is_dir():
+            with clock.open("a") as file:  # a line for each sitting
+                file.write(f"{(time.monotonic() - start) / 60}\n")
+        if broken:
+            raise SystemExit(f"{run}: training was broken off; call again to go on")
     if not (run / "metrics.json").exists() and train(
         ["test", *common, "--ckpt_path", str(weights)]
     ):
         raise SystemExit(f"{run}: the test failed")
     found = json.loads((run / "metrics.json").read_text())
-    return {**found, "minutes": float(clock.read_text()), "steps": curve(run)[0][-1]}
+    minutes = sum(map(float, clock.read_text().split()))
+    return {**found, "minutes": minutes, "steps": curve(run)[0][-1]}
 
 
 def curve(run: Path, column: str = "val/psnr") -> tuple[list[float], list[float]]:
