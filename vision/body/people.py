@@ -26,7 +26,7 @@ from torch import Tensor
 from data.images import read_rgb, write_jpeg
 from vision.body.anny import Anny
 from vision.body.camera import intrinsics
-from vision.body.raster import Seen, rasterise
+from vision.body.raster import Seen, normals, rasterise, spread
 
 LIMITS: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     # Degrees around x (to the left), y (up), z (ahead) of the left joint; the right one mirrors it.
@@ -240,12 +240,11 @@ class People:
         seen = rasterise(people, faces, twice, 2 * self.height, 2 * self.width)
         light = rng.normal((0, -1.5, -1.5), 1)  # from above, from the camera's side
         ambient = rng.uniform(0.3, 0.7)
-        shade = _normals(people, faces) @ (light / np.linalg.norm(light))
+        shade = normals(people, faces) @ (light / np.linalg.norm(light))
         lit = colours * (ambient + (1 - ambient) * shade.clip(0, 1))[:, None]
         there = seen.face >= 0
         picture = self._background(rng, view)
-        corners = faces[seen.face[there]]
-        picture[there] = (lit[corners] * seen.weights[there][..., None]).sum(1)
+        picture[there] = spread(seen, faces, lit)
         picture = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
         picture = picture * rng.uniform(0.8, 1.15) + rng.normal(0, rng.uniform(0, 6), picture.shape)
         return picture.clip(0, 255).round().astype(np.uint8), seen
@@ -275,7 +274,7 @@ class People:
 
     def _visible(self, vertices: np.ndarray, seen: Seen, view: _View) -> tuple[float, np.ndarray]:
         """How much of a person shows, by the vertices that face the camera, and its box."""
-        towards = (_normals(vertices, self.faces) * vertices).sum(1) < 0
+        towards = (normals(vertices, self.faces) * vertices).sum(1) < 0
         with np.errstate(divide="ignore", invalid="ignore"):
             pixels = view.pixels(vertices)
         inside = ((pixels >= 0) & (pixels < [self.width, self.height])).all(1) & towards
@@ -348,17 +347,6 @@ def _shape(rng: np.random.Generator) -> np.ndarray:
     age = rng.uniform(0.1, 0.5) if rng.random() < 1 / 6 else rng.uniform(0.6, 0.95)
     others = rng.normal(0.5, 0.17, 4).clip(0, 1)
     return np.array([gender, age, *others], np.float32)
-
-
-def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """V×3 unit normals, outwards: of the triangles around, by their areas."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    across = np.cross(b - a, c - a)
-    normals = np.zeros_like(vertices)
-    for i in range(3):
-        for axis in range(3):
-            normals[:, axis] += np.bincount(faces[:, i], across[:, axis], len(vertices))
-    return normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
 
 
 def write(

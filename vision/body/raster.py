@@ -66,6 +66,23 @@ def rasterise(
     )
 
 
+def spread(seen: Seen, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """V×C values of vertices → P×C, of the pixels that see a triangle, in the order of a mask."""
+    there = seen.face >= 0
+    return (values[faces[seen.face[there]]] * seen.weights[there][..., None]).sum(1)
+
+
+def normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """V×3 unit normals, outwards: of the triangles around, by their areas."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    across = np.cross(b - a, c - a)
+    normals = np.zeros_like(vertices)
+    for i in range(3):
+        for axis in range(3):
+            normals[:, axis] += np.bincount(faces[:, i], across[:, axis], len(vertices))
+    return normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
+
+
 def _boxes(
     pixels: np.ndarray, depth: np.ndarray, faces: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -37,6 +37,7 @@ NEEDED = {
     "safetensors": "safetensors",
     "scipy": "scipy",
     "roma": "roma",
+    "trimesh": "trimesh",
 }
 
 
