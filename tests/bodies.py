@@ -1,4 +1,4 @@
-"""Random body models in the layout of SMPL-X's and SMPL's files, which are gated."""
+"""Files in the layouts of what is gated: SMPL-X's and SMPL's models at random, a film of 3DPW."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
+
+from data.images import write_jpeg
 
 BODY_PARENTS = [-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19]
 SMPL_PARENTS = [*BODY_PARENTS, 20, 21]
@@ -74,3 +77,39 @@ def write_smpl(path: Path, extra: Sequence[str] = ()) -> None:
         np.savez(path, **data)
     else:
         path.write_bytes(pickle.dumps(data, protocol=2))
+
+
+def write_threedpw(
+    root: Path,
+    split: str = "train",
+    name: str = "downtown_walk_00",
+    people: int = 2,
+    frames: int = 5,
+) -> dict[str, object]:
+    """One film with the keys and shapes of 3DPW's pickles and small frames; what is in it."""
+    draw = np.random.default_rng(0)
+    extrinsics = np.tile(np.eye(4), (frames, 1, 1))
+    for i, pose in enumerate(extrinsics):
+        pose[:3, :3] = Rotation.from_rotvec([3.0, 0.02 * i, 0.1]).as_matrix()
+        pose[:3, 3] = [0.1 * i, 1, 4]
+    film: dict[str, object] = {
+        "sequence": name,
+        "betas": [draw.normal(0, 1, 10) for _ in range(people)],
+        "poses": [draw.normal(0, 0.3, (frames, 72)) for _ in range(people)],
+        "trans": [draw.normal(0, 1, (frames, 3)) for _ in range(people)],
+        "genders": ["m", "f"][:people],
+        "poses2d": [draw.normal(0, 100, (frames, 3, 18)) for _ in range(people)],
+        "jointPositions": [draw.normal(0, 1, (frames, 72)) for _ in range(people)],
+        "img_frame_ids": np.arange(frames) * 2,
+        "cam_poses": extrinsics,
+        "campose_valid": [np.arange(frames) != 1 for _ in range(people)],
+        "cam_intrinsics": np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]]),
+    }
+    pickled = root / "sequenceFiles" / split / f"{name}.pkl"
+    pickled.parent.mkdir(parents=True, exist_ok=True)
+    pickled.write_bytes(pickle.dumps(film, protocol=2))
+    folder = root / "imageFiles" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(frames):
+        write_jpeg(folder / f"image_{i:05d}.jpg", np.full((48, 64, 3), 40 * i, np.uint8))
+    return film
