@@ -28,6 +28,7 @@ quick: $(READY) ## lint, format, types and the tests that are fast (under a minu
 bench: $(READY) ## measure speed, peak memory and repeatability
 	@$(BIN)/python scripts/bench.py
 	@$(BIN)/python scripts/bench_restoration.py
+	@$(BIN)/python scripts/bench_bodies.py
 
 wheel: $(READY) ## build dist/visionmend-….whl
 	@$(BIN)/python -m build --wheel --no-isolation

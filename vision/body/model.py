@@ -101,6 +101,9 @@ def skin(rest: Tensor, heads: Tensor, weights: Tensor, turns: Tensor, joints: Te
     B×J×3 where it is then → B×V×3.
     """
     shift = joints - (turns @ heads[..., None])[..., 0]
-    moves = weights @ torch.cat([turns, shift[..., None]], -1).flatten(2)  # B×V×12
-    moves = moves.unflatten(2, (3, 4))
-    return (moves[..., :3] @ rest[..., None])[..., 0] + moves[..., 3]
+    moves = torch.cat([turns, shift[..., None]], -1)  # B×J×3×4
+    # A product for each of the 12 numbers of a move, so that all that follows lies in long rows.
+    moves = moves.flatten(2).mT @ weights.T  # B×12×V
+    x, y, z = rest.unbind(-1)  # B×V
+    rows = moves.unflatten(1, (3, 4)).unbind(1)
+    return torch.stack([r[:, 0] * x + r[:, 1] * y + r[:, 2] * z + r[:, 3] for r in rows], -1)
