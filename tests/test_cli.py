@@ -142,6 +142,7 @@ def test_a_mistake_in_the_call(
 # --- infer.py
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -464,6 +465,7 @@ def test_help_comes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert status(train) == 2
 
 
+@pytest.mark.slow
 def test_the_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor() == 0
     printed = capsys.readouterr().out

@@ -384,6 +384,7 @@ def test_neither_batch_size_nor_workers_change_a_result() -> None:
     assert first == result("o3", batch_size=64, workers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pixels", "most"), [(10**9, 8), (3 * 256, 5)])
 def test_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch, pixels: int, most: int) -> None:
     alive, peak, lock = 0, 0, threading.Lock()

@@ -329,6 +329,7 @@ def test_not_finite_wrong_scale_and_integers(tmp_path: Path) -> None:
     fails(tmp_path / "int.tif", "32-bit integers")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 5), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=6))
 def test_damaged_bytes_never_raise_anything_else(

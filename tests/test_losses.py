@@ -139,6 +139,7 @@ def test_loss_is_the_weighted_sum_of_its_terms() -> None:
     torch.testing.assert_close(terms["loss"], total)
 
 
+@pytest.mark.slow
 def test_gradients_are_right() -> None:
     x, y = (image.double() for image in pair(1, 2, 7, 9))
     loss = RecoveryLoss()

@@ -109,6 +109,7 @@ def test_distances_keep_their_precision_under_autocast() -> None:
     assert torch.equal(half, memory(queries))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_only_what_is_wanted_gets_a_distance(seed: int) -> None:
@@ -147,6 +148,7 @@ def test_one_picture_alone_has_no_spacing() -> None:
     assert torch.equal(memory(vectors(4, seed=1)[None]), plain(vectors(4, seed=1)[None]))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(1, 200), min_size=2, max_size=5), st.integers(4, 400))
 def test_spacing_equals_brute_force(sizes: list[int], capacity: int) -> None:

@@ -151,6 +151,7 @@ def test_a_constant_map_is_a_coin() -> None:
 # --- against the definition
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(images(), st.sampled_from([0.05, 0.3, 0.5, 1.0]))
 def test_areas_are_those_of_the_definition(data: Images, limit: float) -> None:
@@ -200,6 +201,7 @@ def test_auroc_equals_sklearn() -> None:
         assert image_auroc(scores, labels) == pytest.approx(metrics.roc_auc_score(labels, scores))
 
 
+@pytest.mark.slow
 def test_a_large_set_keeps_every_pixel() -> None:
     # Beyond 2^24 pixels float32 cannot count; the one wrong pixel must still be seen.
     scores = np.zeros((4200, 4200), np.float32)

@@ -316,6 +316,7 @@ def test_degraded_pairs(clean: Path) -> None:
     assert Path(data[1]["path"]).name == "1.png"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("degradation", "tolerance"),
     [

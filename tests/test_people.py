@@ -114,6 +114,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "set"
 
 
+@pytest.mark.slow
 def test_what_is_written_is_read(written: Path) -> None:
     data = RenderedPeople(written, "train")
     assert len(data) == 3
@@ -130,6 +131,7 @@ def test_what_is_written_is_read(written: Path) -> None:
     assert np.abs(difference).mean() < 8  # JPEG
 
 
+@pytest.mark.slow
 def test_a_batch_keeps_people_with_their_picture(written: Path) -> None:
     data = RenderedPeople(written, "train")
     items = [data[i] for i in range(3)]
@@ -141,6 +143,7 @@ def test_a_batch_keeps_people_with_their_picture(written: Path) -> None:
             torch.testing.assert_close(batch[name][batch["owner"] == i], item[name])
 
 
+@pytest.mark.slow
 def test_a_second_call_goes_on(written: Path) -> None:
     first = written / "train" / "000000.jpg"
     before, other = first.read_bytes(), written / "train" / "000001.jpg"
@@ -164,6 +167,7 @@ def test_a_second_call_goes_on(written: Path) -> None:
     first.write_bytes(before)
 
 
+@pytest.mark.slow
 def test_sets_that_cannot_be_read(written: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no .jpg; write some with python -m vision.body"):
         RenderedPeople(tmp_path, "train")

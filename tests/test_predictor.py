@@ -224,6 +224,7 @@ def refusal(path: Path, **options: Any) -> str:
     return message
 
 
+@pytest.mark.slow
 def test_round_trip(ear_checkpoint: tuple[Checkpoint, AnomalyPredictor], tmp_path: Path) -> None:
     checkpoint, original = ear_checkpoint
     torch.manual_seed(99)  # what a new net draws must not matter
@@ -245,6 +246,7 @@ def test_a_changed_detector_has_another_fingerprint(tmp_path: Path) -> None:
     assert load(saved(tmp_path, checkpoint), trust=trust).fingerprint != first
 
 
+@pytest.mark.slow
 def test_other_weights_of_the_backbone_are_refused(
     ear_checkpoint: tuple[Checkpoint, AnomalyPredictor], changed_file: Path, tmp_path: Path
 ) -> None:
@@ -331,6 +333,7 @@ def test_a_false_alarm_rate_of_ones_own(tmp_path: Path) -> None:
         load(path, false_alarms=0.9, trust=trust)
 
 
+@pytest.mark.slow
 def test_tensors_that_do_not_fit_are_refused(
     ear_checkpoint: tuple[Checkpoint, AnomalyPredictor], tmp_path: Path
 ) -> None:

@@ -267,6 +267,7 @@ def test_what_a_recipe_is_for(tmp_path: Path) -> None:
     assert task_of(["fit", "--config", str(recipe)]) == "inspect"
 
 
+@pytest.mark.slow
 def test_processes_of_a_training_share_its_folder(
     clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

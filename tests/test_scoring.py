@@ -135,6 +135,7 @@ def test_not_calibrated() -> None:
             use()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.floats(-1e4, 1e4, width=32), st.floats(-100, 100), st.floats(0.01, 100))
 def test_half_lies_just_above_the_quantile(value: float, level: float, spread: float) -> None:

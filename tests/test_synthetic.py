@@ -28,6 +28,7 @@ def canvas(height: int, width: int, look: str, seed: int = 0) -> np.ndarray:
 # --- painted defects
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     kind=st.sampled_from((*KINDS, None)),

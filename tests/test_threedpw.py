@@ -52,6 +52,7 @@ def test_clips(film: dict[str, Any], tmp_path: Path) -> None:
         torch.testing.assert_close(clip[name], each)
 
 
+@pytest.mark.slow
 def test_the_body_stands_where_the_world_and_the_camera_put_it(
     film: dict[str, Any], tmp_path: Path
 ) -> None:

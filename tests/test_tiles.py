@@ -71,6 +71,7 @@ class Small:
         return double(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
