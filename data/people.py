@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.images import read_rgb, show
+from data.pairs import Split
 
 FIELDS = {
     # What stands in the .npz beside a picture of N people, in the camera's view, in metres and
@@ -38,7 +39,7 @@ class RenderedPeople(Dataset[dict[str, Any]]):
         ValueError: no picture, one without its .npz, or an .npz that holds something else.
     """
 
-    def __init__(self, root: str | Path, split: Literal["train", "val", "test"]) -> None:
+    def __init__(self, root: str | Path, split: Split) -> None:
         folder = Path(root) / split
         self.paths = sorted(folder.glob("*.jpg"))
         if not self.paths:

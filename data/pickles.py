@@ -15,6 +15,8 @@ import numpy as np
 from numpy._core import multiarray
 from scipy import sparse
 
+from data.images import show
+
 LARGEST = 1 << 30
 """Bytes of a file; 3DPW's largest has a tenth of it."""
 
@@ -33,7 +35,10 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
 ADMITTED: dict[tuple[str, str], Any] = {
+    **{(core, "_reconstruct"): multiarray._reconstruct for core in _CORES},
+    **{(core, "scalar"): multiarray.scalar for core in _CORES},
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("scipy.sparse.csc", "csc_matrix"): sparse.csc_matrix,
@@ -41,9 +46,6 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("chumpy.ch", "Ch"): Chumpy,
     ("_codecs", "encode"): _latin1,
 }
-for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    ADMITTED[core, "_reconstruct"] = multiarray._reconstruct
-    ADMITTED[core, "scalar"] = multiarray.scalar
 DAMAGE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, AttributeError),
     *(IndexError, ImportError, MemoryError, OverflowError),
@@ -68,13 +70,15 @@ def load_arrays(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path}: over a gigabyte; this is no such file")
+        raise ValueError(f"{show(path)}: over a gigabyte; this is no such file")
     try:
         found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except DAMAGE as error:
-        raise ValueError(f"{path}: no pickle of arrays ({error}); get the file again") from None
+        raise ValueError(
+            f"{show(path)}: no pickle of arrays ({error}); get the file again"
+        ) from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds a {type(found).__name__}, a dictionary was expected")
+        raise ValueError(f"{show(path)}: holds a {type(found).__name__}, a dictionary was expected")
     return {key: _plain(value) for key, value in found.items()}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from data.images import read_rgb, show
 from data.pickles import load_arrays
 
 Split = Literal["train", "validation", "test"]
-SPLITS = ("train", "validation", "test")
 LAYOUT = "sequenceFiles/<split>/<sequence>.pkl beside imageFiles/<sequence>/image_00000.jpg"
 
 
@@ -79,7 +78,7 @@ class ThreeDPW(Dataset[dict[str, Any]]):
         self.root = Path(root)
         folder = self.root / "sequenceFiles" / split
         paths = sorted(folder.glob("*.pkl"))
-        if split not in SPLITS or not paths:
+        if split not in get_args(Split) or not paths:
             raise ValueError(f"{show(folder)} holds no .pkl; give a folder laid out as {LAYOUT}")
         if frames < 1 or (stride or 1) < 1:
             raise ValueError(f"frames={frames}, stride={stride}: give 1 or more")
@@ -98,21 +97,22 @@ class ThreeDPW(Dataset[dict[str, Any]]):
         number, first = self.items[index]
         film = self.sequences[number]
         rows = range(first, first + self.frames)
+        clip = np.s_[first : first + self.frames]
         folder = self.root / "imageFiles" / film.name
         images = [read_rgb(folder / f"image_{row:05d}.jpg") for row in rows]
-        turned = [Rotation.from_rotvec(poses.reshape(-1, 3)).as_matrix() for poses in film.pose]
-        pose = np.stack([matrices.reshape(-1, 24, 3, 3) for matrices in turned], 1)[first:]
-        pose = pose[: self.frames].copy()  # T×P×24×3×3
-        extrinsics = film.extrinsics[first : first + self.frames]
+        vectors = film.pose[:, clip].swapaxes(0, 1)  # T×P×24×3
+        pose = Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix()
+        pose = pose.reshape(*vectors.shape, 3)
+        extrinsics = film.extrinsics[clip]
         pose[:, :, 0] = extrinsics[:, None, :3, :3] @ pose[:, :, 0]
         return {
             "image": torch.tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255,
             "pose": _float(pose),
             "betas": _float(film.betas),
             "gender": film.genders,
-            "place": _float(film.place[:, first : first + self.frames].swapaxes(0, 1)),
+            "place": _float(film.place[:, clip].swapaxes(0, 1)),
             "extrinsics": _float(extrinsics),
-            "valid": torch.tensor(film.valid[:, first : first + self.frames].T),
+            "valid": torch.tensor(film.valid[:, clip].T),
             "camera": _float(film.camera),
             "sequence": film.name,
             "frame": first,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import roma
+import smplx
 import torch
 from bench import console, medians, seconds
 from rich.table import Table
@@ -22,6 +23,9 @@ from vision.body.camera import intrinsics
 from vision.body.people import People
 from vision.body.raster import rasterise
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from bodies import write_smplx
+
 ROUNDS, SIDE = 7, 448
 
 
@@ -30,22 +34,20 @@ def main() -> None:
     console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     console.print(f"Anny is there after {seconds(Anny):.2f} s")
     anny, table = Anny(), Table("body model", "code", "ms per body, 1", "ms per body, 64")
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "smplx" / "SMPLX_NEUTRAL.npz"
-        smplx_calls = smplx_by_both(path)
-        columns = [
-            medians(
-                {"Anny, ours": decoding(anny, count), **smplx_calls(count)},
-                ROUNDS,
-            )
-            for count in (1, 64)
-        ]
+        path = Path(folder) / "SMPLX_NEUTRAL.npz"
+        write_smplx(path)
+        ours, theirs = SMPLX(path), smplx.SMPLX(folder, use_pca=False)
+    columns = []
+    for count in (1, 64):
+        calls = {"Anny, ours": decoding(anny, count), "SMPL-X, ours": decoding(ours, count)}
+        calls["SMPL-X, smplx"] = partial(theirs, **parameters(count))
+        columns.append(medians(calls, ROUNDS))
     for name in columns[0]:
         each = (1000 * took[name] / n for took, n in zip(columns, (1, 64), strict=True))
         table.add_row(*name.split(", "), *(f"{ms:.1f}" for ms in each))
     console.print(table)
-    still = torch.eye(3).expand(1, len(anny.parents), 3, 3).clone()
+    still = anny.still(1).clone()
     still[:, 0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
     vertices = anny(still, anny.neutral_shape[None], torch.tensor([[0.0, 0, 2.5]])).vertices[0]
     camera, faces = intrinsics(SIDE, SIDE).numpy(), anny.faces.numpy()
@@ -64,20 +66,12 @@ def decoding(model: BodyModel, count: int) -> partial:
     return partial(model, roma.rotvec_to_rotmat(vectors), shape)
 
 
-def smplx_by_both(path: Path) -> partial:
-    import smplx
-    from bodies import write_smplx
-
-    write_smplx(path)
-    return partial(_smplx_calls, SMPLX(path), smplx.SMPLX(str(path.parent), use_pca=False))
-
-
-def _smplx_calls(ours: SMPLX, theirs: torch.nn.Module, count: int) -> dict[str, partial]:
+def parameters(count: int) -> dict[str, torch.Tensor]:
+    """Random ones, by smplx's names."""
     draw = torch.Generator().manual_seed(0)
     sizes = {"global_orient": 3, "body_pose": 63, "jaw_pose": 3, "leye_pose": 3, "reye_pose": 3}
     sizes |= {"left_hand_pose": 45, "right_hand_pose": 45, "betas": 10, "expression": 10}
-    given = {name: 0.3 * torch.randn(count, n, generator=draw) for name, n in sizes.items()}
-    return {"SMPL-X, ours": decoding(ours, count), "SMPL-X, smplx": partial(theirs, **given)}
+    return {name: 0.3 * torch.randn(count, n, generator=draw) for name, n in sizes.items()}
 
 
 if __name__ == "__main__":

@@ -73,11 +73,15 @@ def measured(recipe: str, extra: list[str], root: Path, run: Path) -> dict:
         shutil.rmtree(run)  # it was interrupted
     if not weights.exists() and train(["fit", *common, *extra]):
         raise SystemExit(f"{run}: training failed")
-    if not (run / "metrics.json").exists() and train(
-        ["test", *common, "--ckpt_path", str(weights)]
-    ):
+    return tested(common, run)
+
+
+def tested(common: list[str], run: Path) -> dict:
+    """Figures of a finished training, tested unless that is done."""
+    figures = run / "metrics.json"
+    if not figures.exists() and train(["test", *common, "--ckpt_path", str(run / "model.ckpt")]):
         raise SystemExit(f"{run}: the test failed")
-    return json.loads((run / "metrics.json").read_text())
+    return json.loads(figures.read_text())
 
 
 if __name__ == "__main__":

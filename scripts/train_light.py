@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import shutil
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import cv2
 import matplotlib as mpl
 import numpy as np
+from compare import tested
 from rich.console import Console
 from rich.table import Table
 from skimage import data as free
@@ -82,8 +82,8 @@ def measured(name: str, photographs: Path, run: Path) -> dict[str, float]:
     """Train, or go on with it, and test, unless that is done; and read the figures."""
     common = ["--config", str(vision.configs() / "restoration" / f"{name}.yaml")]
     common += ["--data.root", str(photographs), "--trainer.default_root_dir", str(run)]
-    weights, last, clock = run / "model.ckpt", run / "last.ckpt", run / "minutes"
-    if not weights.exists():
+    last, clock = run / "last.ckpt", run / "minutes"
+    if not (run / "model.ckpt").exists():
         if not last.exists():
             shutil.rmtree(run, ignore_errors=True)  # it did not come to its first checkpoint
         start = time.monotonic()
@@ -93,11 +93,7 @@ def measured(name: str, photographs: Path, run: Path) -> dict[str, float]:
                 file.write(f"{(time.monotonic() - start) / 60}\n")
         if broken:
             raise SystemExit(f"{run}: training was broken off; call again to go on")
-    if not (run / "metrics.json").exists() and train(
-        ["test", *common, "--ckpt_path", str(weights)]
-    ):
-        raise SystemExit(f"{run}: the test failed")
-    found = json.loads((run / "metrics.json").read_text())
+    found = tested(common, run)
     minutes = sum(map(float, clock.read_text().split()))
     return {**found, "minutes": minutes, "steps": curve(run)[0][-1]}
 

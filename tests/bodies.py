@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -17,23 +18,23 @@ SMPLX_PARENTS = [*BODY_PARENTS, 15, 15, 15]
 for wrist, first in ((20, 25), (21, 40)):
     SMPLX_PARENTS += [wrist if i % 3 == 0 else first + i - 1 for i in range(15)]
 
-SMPL_SIZES = {
-    "v_template": (6890, 3),
-    "f": (13776, 3),
-    "shapedirs": (6890, 3, 10),
-    "posedirs": (6890, 3, 207),
-    "J_regressor": (24, 6890),
-    "kintree_table": (2, 24),
-    "weights": (6890, 24),
-}
+
+def sizes(vertices: int, faces: int, joints: int, shapes: int) -> dict[str, tuple[int, ...]]:
+    """Of what both models have."""
+    return {
+        "v_template": (vertices, 3),
+        "f": (faces, 3),
+        "shapedirs": (vertices, 3, shapes),
+        "posedirs": (vertices, 3, 9 * (joints - 1)),
+        "J_regressor": (joints, vertices),
+        "kintree_table": (2, joints),
+        "weights": (vertices, joints),
+    }
+
+
+SMPL_SIZES = sizes(6890, 13776, 24, 10)
 SMPLX_SIZES = {
-    "v_template": (10475, 3),
-    "f": (20908, 3),
-    "shapedirs": (10475, 3, 400),
-    "posedirs": (10475, 3, 486),
-    "J_regressor": (55, 10475),
-    "kintree_table": (2, 55),
-    "weights": (10475, 55),
+    **sizes(10475, 20908, 55, 400),
     "hands_meanl": (45,),
     "hands_meanr": (45,),
     "hands_componentsl": (45, 45),
@@ -62,6 +63,13 @@ def arrays(sizes: dict[str, tuple[int, ...]], parents: list[int]) -> dict[str, n
             scale = {"v_template": 0.5, "posedirs": 0.002, "shapedirs": 0.02}.get(name, 0.1)
             found[name] = scale * draw.standard_normal(size, np.float32)
     return found
+
+
+class Thief:
+    """Its pickle touches a file called stolen, if whoever reads it lets it."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("stolen"),))
 
 
 def write_smplx(path: Path) -> None:

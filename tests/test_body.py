@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import roma
 import torch
-from bodies import SMPL_SIZES, write_smpl, write_smplx
+from bodies import SMPL_SIZES, Thief, write_smpl, write_smplx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -203,11 +203,6 @@ def test_what_is_there(files: Path, tmp_path: Path) -> None:
         body.create("smplx", tmp_path, "female")
     with pytest.raises(ValueError, match="smplh: choose one of anny, smplx, smpl"):
         body.create("smplh")
-
-
-class Thief:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("stolen"),))
 
 
 @pytest.mark.parametrize(

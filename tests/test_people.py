@@ -11,6 +11,7 @@ import torch
 from data.images import write_jpeg
 from data.people import FIELDS, RenderedPeople, collate_people
 from vision.body.people import VISIBLE, Crowd, People, main
+from vision.body.poses import draw_pose
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_photographs_behind(people: People) -> None:
 def test_knees_bend_one_way(people: People) -> None:
     knee = people.body.joint("left_knee")
     draw = np.random.default_rng(0)
-    bends = np.array([people._pose(draw)[knee] for _ in range(50)])
+    bends = np.array([draw_pose(draw, people.body)[knee] for _ in range(50)])
     assert (bends[:, 0] >= 0).all()
     assert np.degrees(bends[:, 0]).max() > 60
     assert (bends[:, 1:] == 0).all()

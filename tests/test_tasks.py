@@ -124,7 +124,6 @@ def test_testing_equals_inspecting(trained: Path, parts: Path, tmp_path: Path) -
     assert before == {p: p.read_bytes() for p in trained.iterdir() if p.is_file()}
 
 
-@pytest.mark.slow
 def test_testing_in_the_folder_of_the_run_replaces_nothing(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
@@ -136,7 +135,6 @@ def test_testing_in_the_folder_of_the_run_replaces_nothing(trained: Path, tmp_pa
     assert (run / "metrics.json").exists()
 
 
-@pytest.mark.slow
 def test_validate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["validate", "--config", trained / "config.yaml"]
     call += ["--ckpt_path", trained / "last.ckpt", "--trainer.default_root_dir", tmp_path]
@@ -147,7 +145,6 @@ def test_validate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "val/loss" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_half_precision_in_training_is_none_in_testing(trained: Path, tmp_path: Path) -> None:
     scores = []
     for precision in ("32-true", "bf16-mixed"):
@@ -192,7 +189,6 @@ def test_a_mistyped_folder_of_data_leaves_no_run(recipe: Path, tmp_path: Path) -
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 
 
-@pytest.mark.slow
 def test_resume(
     trained: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,7 +208,6 @@ def test_resume(
     assert "nothing can be trained on; resume from last.ckpt" in refusal(capsys)
 
 
-@pytest.mark.slow
 def test_interrupted_while_calibrating(
     trained: Path,
     recipe: Path,
@@ -267,7 +262,6 @@ def test_interrupted_while_validating(
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted; start again"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("subcommand", ["fit", "test"])
 def test_a_detector_takes_one_device(
     subcommand: str, trained: Path, recipe: Path, tmp_path: Path
@@ -284,7 +278,6 @@ def test_a_detector_takes_one_device(
     assert not list((tmp_path / "runs").rglob("*.*"))
 
 
-@pytest.mark.slow
 def test_the_net_of_another_recipe_is_refused(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,7 +288,6 @@ def test_the_net_of_another_recipe_is_refused(
     assert told in refusal(capsys)
 
 
-@pytest.mark.slow
 def test_with_good_pictures_alone_it_tells_the_alarms(trained: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     write_mvtec(tmp_path / "made", train=8, good=4, bad=1, size=64)
@@ -390,7 +382,6 @@ def plain_folder(root: Path, good: int = 8, test_good: int = 0, bad: int = 0) ->
     return root
 
 
-@pytest.mark.slow
 def test_unmarked_defects_give_image_metrics_only(trained: Path, tmp_path: Path) -> None:
     # The first batch holds good pictures only, whose masks are known: they have no defect.
     root = plain_folder(tmp_path / "plain", test_good=4, bad=3)
@@ -401,7 +392,6 @@ def test_unmarked_defects_give_image_metrics_only(trained: Path, tmp_path: Path)
     assert results.keys() == ALL_METRICS - {"pixel_auroc", "au_pro_0.3", "au_pro_0.05"}
 
 
-@pytest.mark.slow
 def test_good_pictures_alone(
     trained: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

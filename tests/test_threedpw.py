@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import roma
 import torch
-from bodies import write_smpl, write_threedpw
+from bodies import Thief, write_smpl, write_threedpw
 
 from data.threedpw import ThreeDPW
 from vision.body import SMPL
@@ -72,11 +72,6 @@ def test_the_body_stands_where_the_world_and_the_camera_put_it(
     vectors = torch.tensor(np.stack([p[3] for p in film["poses"]])).float().view(2, 24, 3)
     world = smpl(roma.rotvec_to_rotmat(vectors), betas, first + item["place"][0]).vertices
     torch.testing.assert_close(found, world @ rotation.T + shift, atol=1e-4, rtol=0)
-
-
-class Thief:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("stolen"),))
 
 
 @pytest.mark.parametrize(

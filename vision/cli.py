@@ -78,7 +78,6 @@ def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
         "--body-models",
         metavar="DIR",
         type=Path,
-        default=Path("body_models"),
         help="where smplx/SMPLX_NEUTRAL.npz and smpl/SMPL_NEUTRAL.pkl are (body_models)",
     )
     if prog == "mend":

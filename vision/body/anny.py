@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from vision.body.model import Body, BodyModel, Chain, skin
+from vision.body.model import Body, BodyModel
 
 ANCHORS = {
     # Where the variations of a phenotype lie: gender male, female; age newborn … old; and so on.
@@ -59,7 +59,6 @@ class Anny(BodyModel):
     the ends it is as at the end.
     """
 
-    weights: Tensor
     factors: Tensor
     mixture: Tensor
     vertices: Tensor
@@ -72,22 +71,15 @@ class Anny(BodyModel):
     regressor: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
         packed = resources.files("vision.body").joinpath("anny.safetensors")
         with resources.as_file(packed) as path, safe_open(path, "pt") as file:
             about = file.metadata()
             data = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.bone_names = tuple(about["bones"].split())
-        self.joint_names = tuple(_name(bone) for bone in self.bone_names)
-        self.parents = tuple(data["parents"].tolist())
-        self.shape_names = tuple(ANCHORS)
-        self.keypoint_names = tuple(about["keypoints"].split())
-        self.chain = Chain(self.parents)
-        steps = data.pop("vertex_steps")[:, None, None]
-        shapes = data["vertex_shapes"] * steps  # K×V×3
-        weights = torch.zeros(len(data["vertices"]), len(self.parents))
+        bones, parents = about["bones"].split(), data["parents"].tolist()
+        shapes = data["vertex_shapes"] * data["vertex_steps"][:, None, None]  # K×V×3
+        weights = torch.zeros(len(data["vertices"]), len(parents))
         weights.scatter_add_(1, data["bones"].long(), data["weights"])
-        buffers = {
+        arrays = {
             "faces": data["faces"].long(),
             "neutral_shape": torch.tensor([0.5, 2 / 3, 0.5, 0.5, 0.5, 0.5]),
             "weights": weights,
@@ -96,18 +88,15 @@ class Anny(BodyModel):
             "regressor": data["keypoints"],
         }
         as_they_are = "mixture vertices heads head_shapes orientations orientation_shapes reference"
-        buffers |= {name: data[name] for name in as_they_are.split()}
-        for name, buffer in buffers.items():
-            self.register_buffer(name, buffer, persistent=False)
+        arrays |= {name: data[name] for name in as_they_are.split()}
+        super().__init__([_name(bone) for bone in bones], parents, arrays)
+        self.bone_names = tuple(bones)
+        self.shape_names = tuple(ANCHORS)
+        self.keypoint_names = tuple(about["keypoints"].split())
 
     def forward(self, pose: Tensor, shape: Tensor, translation: Tensor | None = None) -> Body:
         rest, heads, facing = self._at_rest(shape)
-        # B×J×3: from each bone's parent to it, once the parent faces as in the reference
-        parents = list(self.parents[1:])
-        offsets = (facing[:, parents] @ (heads[:, 1:] - heads[:, parents])[..., None])[..., 0]
-        place = torch.zeros_like(heads[:, 0]) if translation is None else translation
-        turned, joints = self.chain.pose(pose, torch.cat([place[:, None], offsets], 1))
-        return Body(skin(rest, heads, self.weights, turned @ facing, joints), joints)
+        return self._posed(pose, rest, heads, translation, facing)
 
     def _at_rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """B×V×3 vertices, B×J×3 heads of bones, B×J×3×3 how each turns to face as the reference."""
@@ -117,8 +106,7 @@ class Anny(BodyModel):
         covariance = torch.einsum("bk,kjil->bjil", amounts, self.orientation_shapes)
         own = roma.special_procrustes(self.orientations[1:] + covariance[:, 1:])
         facing = self.reference[1:] @ own.mT
-        root = torch.eye(3, dtype=facing.dtype, device=facing.device).expand(len(shape), 1, 3, 3)
-        return rest, heads, torch.cat([root, facing], 1)
+        return rest, heads, torch.cat([self.still(len(shape))[:, :1], facing], 1)
 
     def _amounts(self, shape: Tensor) -> Tensor:
         """B×6 phenotypes → B×K, how much of each shape of the basis."""

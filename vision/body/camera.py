@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Points = TypeVar("Points", Tensor, np.ndarray)
 
 
 def intrinsics(
@@ -33,8 +37,8 @@ def intrinsics(
     return torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
 
 
-def project(points: Tensor, camera: Tensor) -> Tensor:
-    """…×N×3 points before the camera, …×3×3 K → …×N×2 pixels."""
+def project(points: Points, camera: Points) -> Points:
+    """…×N×3 points before the camera, …×3×3 K → …×N×2 pixels; tensors or arrays."""
     seen = points @ camera.mT
     return seen[..., :2] / seen[..., 2:]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,14 +34,24 @@ class BodyModel(nn.Module):
         parents: which joint each hangs from; −1 for the first.
         shape_names: what the numbers of a shape are.
         neutral_shape: the shape of an average person.
-
+        weights: V×J, how much each vertex follows each joint.
     """
 
     faces: Tensor
     neutral_shape: Tensor
+    weights: Tensor
     joint_names: tuple[str, ...]
     parents: tuple[int, ...]
     shape_names: tuple[str, ...]
+
+    def __init__(
+        self, joint_names: Sequence[str], parents: Sequence[int], arrays: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        self.joint_names, self.parents = tuple(joint_names), tuple(parents)
+        self.chain = Chain(self.parents)
+        for name, array in arrays.items():
+            self.register_buffer(name, array, persistent=False)
 
     def forward(self, pose: Tensor, shape: Tensor, translation: Tensor | None = None) -> Body:
         """B×J×3×3 rotations, each against its parent, B×S shape, B×3 place of the pelvis.
@@ -50,6 +60,32 @@ class BodyModel(nn.Module):
         SMPL's do; the first turns the whole body.
         """
         raise NotImplementedError
+
+    def still(self, count: int) -> Tensor:
+        """The pose in which nothing turns, for so many: B×J×3×3."""
+        eye = torch.eye(3, dtype=self.weights.dtype, device=self.weights.device)
+        return eye.expand(count, len(self.parents), 3, 3)
+
+    def _posed(
+        self,
+        pose: Tensor,
+        rest: Tensor,
+        heads: Tensor,
+        translation: Tensor | None,
+        facing: Tensor | None = None,
+    ) -> Body:
+        """Of B×V×3 vertices and B×J×3 joints at rest.
+
+        `facing`, B×J×3×3, turns every joint before the pose does.
+        """
+        parents = list(self.parents[1:])
+        offsets = heads[:, 1:] - heads[:, parents]
+        if facing is not None:
+            offsets = (facing[:, parents] @ offsets[..., None])[..., 0]
+        place = torch.zeros_like(heads[:, 0]) if translation is None else translation
+        turned, joints = self.chain.pose(pose, torch.cat([place[:, None], offsets], 1))
+        turns = turned if facing is None else turned @ facing
+        return Body(skin(rest, heads, self.weights, turns, joints), joints)
 
     def joint(self, name: str) -> int:
         """Index of a joint.

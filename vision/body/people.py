@@ -24,47 +24,14 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from data.images import read_rgb, write_jpeg
+from data.pairs import SPLITS
 from vision.body.anny import Anny
-from vision.body.camera import intrinsics
-from vision.body.raster import Seen, normals, rasterise, spread
+from vision.body.camera import intrinsics, project
+from vision.body.poses import draw_pose
+from vision.body.raster import Seen, copied, normals, rasterise, spread
 
-LIMITS: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
-    # Degrees around x (to the left), y (up), z (ahead) of the left joint; the right one mirrors it.
-    "hip": ((-100, 25), (-30, 30), (-10, 40)),
-    "knee": ((0, 130), (0, 0), (0, 0)),
-    "ankle": ((-25, 35), (-10, 10), (-10, 10)),
-    "collar": ((0, 0), (-10, 10), (-5, 15)),
-    "shoulder": ((-40, 40), (-90, 30), (-55, 80)),
-    "elbow": ((-40, 40), (-130, 0), (0, 0)),
-    "wrist": ((-30, 30), (-20, 20), (-50, 50)),
-    **{
-        f"{finger}{i}": ((0, 0), (0, 0), (-70, 5))
-        for finger in ("index", "middle", "ring", "pinky")
-        for i in (1, 2, 3)
-    },
-    "spine1": ((-5, 25), (-15, 15), (-10, 10)),
-    "spine2": ((-5, 25), (-15, 15), (-10, 10)),
-    "spine3": ((-5, 15), (-15, 15), (-10, 10)),
-    "neck": ((-15, 20), (-30, 30), (-15, 15)),
-    "head": ((-15, 20), (-30, 30), (-10, 10)),
-}
-STANCES: dict[str, dict[str, tuple[int, int, int]]] = {
-    # Where the draw begins, by joints of either side or of both.
-    "standing": {"shoulder": (0, 0, -45)},
-    "walking": {
-        "shoulder": (0, 0, -45),
-        "left_hip": (-25, 0, 0),
-        "right_hip": (15, 0, 0),
-        "right_knee": (25, 0, 0),
-        "elbow": (0, -20, 0),
-    },
-    "sitting": {"shoulder": (0, -20, -40), "hip": (-85, 0, 10), "knee": (85, 0, 0)},
-    "reaching": {"shoulder": (0, -30, 50), "elbow": (0, -30, 0)},
-    "anything": {"shoulder": (0, -20, 0)},
-}
 SKIN = ((241, 205, 178), (224, 172, 138), (198, 134, 96), (141, 85, 54), (84, 52, 38))
 HAIR = ((28, 24, 22), (70, 46, 30), (130, 90, 50), (200, 170, 110), (150, 150, 150))
-SPLITS = ("train", "val", "test")
 VISIBLE = 0.1
 """Whoever shows less of the silhouette than this is not in the picture's truth."""
 
@@ -118,8 +85,7 @@ class People:
         self.body = Anny()
         bones = self.body.weights.argmax(1).numpy()
         self.part = np.array([_part(self.body.bone_names[bone]) for bone in bones])
-        still = torch.eye(3).expand(1, len(self.body.parents), 3, 3)
-        self.rest = self.body(still, self.body.neutral_shape[None]).vertices[0].numpy()
+        self.rest = self.body(self.body.still(1), self.body.neutral_shape[None]).vertices[0].numpy()
         self.faces = self.body.faces.numpy()
 
     def picture(self, seed: Sequence[int] | int) -> tuple[np.ndarray, Crowd]:
@@ -138,33 +104,13 @@ class People:
             near = [np.linalg.norm(spot - other) < 0.7 for other in place]
             if not any(near) or rng.random() < 0.02:  # a full floor lets some stand closer
                 place.append(spot)
-        vectors = np.stack([self._pose(rng) for _ in range(count)])
+        vectors = np.stack([draw_pose(rng, self.body) for _ in range(count)])
         pose = roma.rotvec_to_rotmat(torch.from_numpy(vectors).float())
         return (
             pose,
             torch.from_numpy(np.stack([_shape(rng) for _ in range(count)])),
             np.stack(place),
         )
-
-    def _pose(self, rng: np.random.Generator) -> np.ndarray:
-        """104×3 rotation vectors: a stance, and every joint somewhere within its limits."""
-        stance = STANCES[str(rng.choice([*STANCES]))]
-        strength = rng.uniform(0.15, 0.8)
-        vectors = np.zeros((len(self.body.parents), 3))
-        for name, limits in LIMITS.items():
-            low, high = np.array(limits).T
-            sided = f"left_{name}" in self.body.joint_names
-            for side in ("left_", "right_") if sided else ("",):
-                base = np.array(stance.get(f"{side}{name}", stance.get(name, (0, 0, 0))))
-                moved = base + strength * (high - low) / 2 * rng.triangular(-1, 0, 1, 3)
-                mirror = (1, -1, -1) if side == "right_" else (1, 1, 1)
-                joint = self.body.joint(f"{side}{name}")
-                vectors[joint] = np.radians(moved.clip(low, high)) * mirror
-        facing = rng.normal(0, 50) if rng.random() < 0.6 else rng.uniform(-180, 180)
-        tilt = rng.normal(0, 4, 2)
-        turn = Rotation.from_euler("YXZ", [180 + facing, *tilt], degrees=True)
-        vectors[0] = turn.as_rotvec()
-        return vectors
 
     def _seen(
         self, rng: np.random.Generator, view: _View, pose: Tensor, shape: Tensor, place: np.ndarray
@@ -176,17 +122,21 @@ class People:
         vertices, joints = (view.before(points + moved) for points in (vertices, joints))
         colours = np.stack([self._clothes(rng) for _ in place])
         box = view.box(rng, place) if rng.random() < self.occluders else None
-        image, seen = self._render(rng, view, vertices, colours, box)
+        facing = np.stack([normals(v, self.faces) for v in vertices])
+        image, seen = self._render(rng, view, vertices, facing, colours, box)
         pose = pose.clone()
         pose[:, 0] = torch.from_numpy(view.turn).float() @ pose[:, 0]
-        visible, boxes = zip(*(self._visible(v, seen, view) for v in vertices), strict=True)
+        visible, boxes = zip(
+            *(self._visible(v, n, seen, view) for v, n in zip(vertices, facing, strict=True)),
+            strict=True,
+        )
         shown = np.array(visible) >= VISIBLE
         crowd = Crowd(
             pose.numpy()[shown],
             shape.numpy()[shown],
             joints[shown, 0].astype(np.float32),
             joints[shown].astype(np.float32),
-            view.pixels(joints[shown]).astype(np.float32),
+            project(joints[shown], view.camera).astype(np.float32),
             np.array(boxes, np.float32)[shown],
             np.array(visible, np.float32)[shown],
             view.camera.astype(np.float32),
@@ -225,22 +175,23 @@ class People:
         rng: np.random.Generator,
         view: _View,
         vertices: np.ndarray,
+        facing: np.ndarray,
         colours: np.ndarray,
         box: np.ndarray | None,
     ) -> tuple[np.ndarray, Seen]:
         """The picture, and what was seen at twice its size."""
-        people, count = vertices.reshape(-1, 3), vertices.shape[1]
-        faces = np.concatenate([self.faces + i * count for i in range(len(vertices))])
-        colours = colours.reshape(-1, 3)
+        faces = copied(self.faces, *vertices.shape[:2])
+        people, facing, colours = (a.reshape(-1, 3) for a in (vertices, facing, colours))
         if box is not None:
             faces = np.concatenate([faces, CUBE + len(people)])
             people = np.concatenate([people, box])
+            facing = np.concatenate([facing, normals(box, CUBE)])
             colours = np.concatenate([colours, np.tile(rng.uniform(20, 230, 3), (8, 1))])
         twice = view.camera * [[2], [2], [1]]
         seen = rasterise(people, faces, twice, 2 * self.height, 2 * self.width)
         light = rng.normal((0, -1.5, -1.5), 1)  # from above, from the camera's side
         ambient = rng.uniform(0.3, 0.7)
-        shade = normals(people, faces) @ (light / np.linalg.norm(light))
+        shade = facing @ (light / np.linalg.norm(light))
         lit = colours * (ambient + (1 - ambient) * shade.clip(0, 1))[:, None]
         there = seen.face >= 0
         picture = self._background(rng, view)
@@ -272,11 +223,13 @@ class People:
         rough = cv2.resize(rng.normal(0, 1, (height // 16, width // 16, 3)), (width, height))
         return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 4)) + 8 * rough
 
-    def _visible(self, vertices: np.ndarray, seen: Seen, view: _View) -> tuple[float, np.ndarray]:
+    def _visible(
+        self, vertices: np.ndarray, facing: np.ndarray, seen: Seen, view: _View
+    ) -> tuple[float, np.ndarray]:
         """How much of a person shows, by the vertices that face the camera, and its box."""
-        towards = (normals(vertices, self.faces) * vertices).sum(1) < 0
+        towards = (facing * vertices).sum(1) < 0
         with np.errstate(divide="ignore", invalid="ignore"):
-            pixels = view.pixels(vertices)
+            pixels = project(vertices, view.camera)
         inside = ((pixels >= 0) & (pixels < [self.width, self.height])).all(1) & towards
         x, y = (2 * pixels[inside]).astype(np.int64).T
         inside[inside] = vertices[inside, 2] < seen.depth[y, x] + 0.03
@@ -307,10 +260,6 @@ class _View:
     def before(self, points: np.ndarray) -> np.ndarray:
         """Points of the world → before the camera."""
         return (points - [0, self.high, 0]) @ self.turn.T
-
-    def pixels(self, points: np.ndarray) -> np.ndarray:
-        seen = points @ self.camera.T
-        return seen[..., :2] / seen[..., 2:]
 
     def box(self, rng: np.random.Generator, place: np.ndarray) -> np.ndarray:
         """8×3 corners of a box that stands in somebody's way."""

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vision.body.camera import project
+
 NEAR = 0.05
 """Metres before the camera within which nothing is drawn."""
 CHUNK = 1 << 20
@@ -41,9 +43,8 @@ def rasterise(
     """
     points = vertices.astype(np.float64)
     depth = points[:, 2]
-    seen = points @ camera.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        pixels = seen[:, :2] / seen[:, 2:]
+        pixels = project(points, camera)
     found = Seen(
         np.full(height * width, -1, np.int32),
         np.full(height * width, np.inf, np.float32),
@@ -70,6 +71,11 @@ def spread(seen: Seen, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
     """V×C values of vertices → P×C, of the pixels that see a triangle, in the order of a mask."""
     there = seen.face >= 0
     return (values[faces[seen.face[there]]] * seen.weights[there][..., None]).sum(1)
+
+
+def copied(faces: np.ndarray, times: int, vertices: int) -> np.ndarray:
+    """F×3 of a mesh of so many vertices → those of `times` such meshes one after the other."""
+    return np.concatenate([faces + i * vertices for i in range(times)])
 
 
 def normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import roma
-import torch
 from torch import Tensor
 
 Order = Literal["columns", "rows"]
@@ -27,8 +26,3 @@ def to_6d(rotations: Tensor, order: Order = "columns") -> Tensor:
     """…×3×3 → …×6, what `from_6d` takes."""
     columns = rotations[..., :2]
     return (columns if order == "rows" else columns.mT).flatten(-2)
-
-
-def identity(*shape: int, like: Tensor) -> Tensor:
-    """…×3×3 rotations that turn nothing, of the type and device of `like`."""
-    return torch.eye(3, dtype=like.dtype, device=like.device).expand(*shape, 3, 3)

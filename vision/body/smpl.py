@@ -18,8 +18,9 @@ import roma
 import torch
 from torch import Tensor
 
+from data.images import show
 from data.pickles import load_arrays
-from vision.body.model import Body, BodyModel, Chain, skin
+from vision.body.model import Body, BodyModel
 
 # fmt: off
 BODY = (
@@ -44,15 +45,10 @@ class SMPLFamily(BodyModel):
     shapes: Tensor
     corrections: Tensor
     regressor: Tensor
-    weights: Tensor
 
     def __init__(self, data: Mapping[str, Any], joints: tuple[str, ...], shapes: Tensor) -> None:
-        super().__init__()
-        self.joint_names = joints
         parents = np.asarray(data["kintree_table"])[0].astype(np.int64)
-        self.parents = (-1, *parents[1:].tolist())
-        self.chain = Chain(self.parents)
-        buffers = {
+        arrays = {
             "template": _tensor(data["v_template"]),
             "shapes": shapes.permute(2, 0, 1).flatten(1).contiguous(),  # S×3V
             "corrections": _tensor(data["posedirs"]).flatten(0, 1).T.contiguous(),  # 9(J−1)×3V
@@ -61,18 +57,14 @@ class SMPLFamily(BodyModel):
             "faces": torch.from_numpy(np.asarray(data["f"]).astype(np.int64)),
             "neutral_shape": torch.zeros(shapes.shape[2]),
         }
-        for name, buffer in buffers.items():
-            self.register_buffer(name, buffer, persistent=False)
+        super().__init__(joints, [-1, *parents[1:].tolist()], arrays)
 
     def forward(self, pose: Tensor, shape: Tensor, translation: Tensor | None = None) -> Body:
         shaped = self.template + (shape @ self.shapes).unflatten(1, (-1, 3))
         heads = self.regressor @ shaped  # B×J×3
-        bent = (pose[:, 1:] - torch.eye(3, dtype=pose.dtype, device=pose.device)).flatten(1)
+        bent = (pose - self.still(len(pose)))[:, 1:].flatten(1)
         rest = shaped + (bent @ self.corrections).unflatten(1, (-1, 3))
-        offsets = heads[:, 1:] - heads[:, list(self.parents[1:])]
-        place = torch.zeros_like(heads[:, 0]) if translation is None else translation
-        turned, joints = self.chain.pose(pose, torch.cat([place[:, None], offsets], 1))
-        return Body(skin(rest, heads, self.weights, turned, joints), joints)
+        return self._posed(pose, rest, heads, translation)
 
 
 class SMPLX(SMPLFamily):
@@ -92,7 +84,9 @@ class SMPLX(SMPLFamily):
         shapes = _tensor(data["shapedirs"])
         expression = 300 if shapes.shape[2] > 300 else shapes.shape[2] // 2
         if shapes.shape[:2] != (10475, 3) or expression < betas:
-            raise ValueError(f"{path}: shapedirs {tuple(shapes.shape)}; give SMPLX_NEUTRAL.npz")
+            raise ValueError(
+                f"{show(path)}: shapedirs {tuple(shapes.shape)}; give SMPLX_NEUTRAL.npz"
+            )
         chosen = [shapes[..., :betas], shapes[..., expression : expression + expressions]]
         super().__init__(data, SMPLX_JOINTS, torch.cat(chosen, -1))
         names = [f"beta{i}" for i in range(betas)]
@@ -112,7 +106,9 @@ class SMPL(SMPLFamily):
         data = _read(path, SMPL_KEYS)
         shapes = _tensor(data["shapedirs"])
         if shapes.shape[:2] != (6890, 3) or shapes.shape[2] < betas:
-            raise ValueError(f"{path}: shapedirs {tuple(shapes.shape)}; give SMPL_NEUTRAL.pkl")
+            raise ValueError(
+                f"{show(path)}: shapedirs {tuple(shapes.shape)}; give SMPL_NEUTRAL.pkl"
+            )
         super().__init__(data, SMPL_JOINTS, shapes[..., :betas])
         self.shape_names = tuple(f"beta{i}" for i in range(betas))
 
@@ -129,13 +125,13 @@ def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as data:
             return _taken(path, keys, data)
     except (EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a whole .npz file ({error}); get it again") from None
+        raise ValueError(f"{show(path)}: not a whole .npz file ({error}); get it again") from None
 
 
 def _taken(path: Path, keys: tuple[str, ...], data: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in keys if key not in data]
     if missing:
-        raise ValueError(f"{path}: no body model, {', '.join(missing)} missing")
+        raise ValueError(f"{show(path)}: no body model, {', '.join(missing)} missing")
     return {key: data[key] for key in keys}
 
 

