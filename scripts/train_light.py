@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def main() -> None:
         quality = (after, found["ssim"], before, found["ssim_of_input"], after - before)
         table.add_row(name, *(f"{n:.0f}" for n in numbers), *(f"{q:.4f}" for q in quality))
     Console(width=110).print(table)
-    done = [name for name in ROWS if (arguments.runs / name / "metrics.json").exists()]
+    done = [name for name in ROWS if [*(arguments.runs / name).glob("*/metrics.json")]]
     draw_curves({name: arguments.runs / name for name in done}, Path("docs/training.png"))
     draw_pictures({name: arguments.runs / name for name in done}, Path("docs/restored.png"))
 
@@ -81,28 +81,37 @@ def laid_out(name: str, arguments: argparse.Namespace) -> Path:
 def measured(name: str, photographs: Path, run: Path) -> dict[str, float]:
     """Train, or go on with it, and test, unless that is done; and read the figures."""
     common = ["--config", str(vision.configs() / "restoration" / f"{name}.yaml")]
-    common += ["--data.root", str(photographs), "--trainer.default_root_dir", str(run)]
-    last, clock = run / "last.ckpt", run / "minutes"
-    if not (run / "model.ckpt").exists():
-        if not last.exists():
-            shutil.rmtree(run, ignore_errors=True)  # it did not come to its first checkpoint
-        start = time.monotonic()
-        broken = train(["fit", *common, *(["--ckpt_path", str(last)] if last.exists() else [])])
-        if run.is_dir():
-            with clock.open("a") as file:  # a line for each sitting
-                file.write(f"{(time.monotonic() - start) / 60}\n")
-        if broken:
-            raise SystemExit(f"{run}: training was broken off; call again to go on")
-    found = tested(common, run)
-    minutes = sum(map(float, clock.read_text().split()))
-    return {**found, "minutes": minutes, "steps": curve(run)[0][-1]}
+    common += ["--data.root", str(photographs)]
+    done = sittings(run)
+    if not done or not (done[-1] / "model.ckpt").exists():
+        folder = run / str(len(done) + 1)
+        shutil.rmtree(folder, ignore_errors=True)  # it did not come to its first checkpoint
+        resume = ["--ckpt_path", str(done[-1] / "last.ckpt")] if done else []
+        if train(["fit", *common, "--trainer.default_root_dir", str(folder), *resume]):
+            raise SystemExit(f"{folder}: training was broken off; call again to go on")
+        done = sittings(run)
+    last = done[-1]
+    found = tested([*common, "--trainer.default_root_dir", str(last)], last)
+    minutes = sum(
+        (f / "last.ckpt").stat().st_mtime - (f / "config.yaml").stat().st_mtime for f in done
+    )
+    return {**found, "minutes": minutes / 60, "steps": curve(run)[0][-1]}
+
+
+def sittings(run: Path) -> list[Path]:
+    """The folders 1, 2 … of a training: each goes on from the last checkpoint of the one before."""
+    folders = (run / str(number) for number in itertools.count(1))
+    return [*itertools.takewhile(lambda folder: (folder / "last.ckpt").exists(), folders)]
 
 
 def curve(run: Path, column: str = "val/psnr") -> tuple[list[float], list[float]]:
-    """Steps and values of a column of the log."""
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get(column)]
-    return [float(row["step"]) + 1 for row in rows], [float(row[column]) for row in rows]
+    """Steps and values of a column of the logs of all sittings."""
+    points: dict[float, float] = {}
+    for folder in sittings(run):
+        with (folder / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row.get(column)]
+        points |= {float(row["step"]) + 1: float(row[column]) for row in rows}
+    return [*points], [*points.values()]
 
 
 def draw_curves(runs: dict[str, Path], target: Path) -> None:
@@ -128,7 +137,7 @@ def draw_pictures(runs: dict[str, Path], target: Path) -> None:
     draw = np.random.default_rng(0)
     strips = []
     for name, run in runs.items():
-        restore: Any = vision.load(run / "model.ckpt")
+        restore: Any = vision.load(sittings(run)[-1] / "model.ckpt")
         if name == "hat_light":
             truth = free.astronaut()[40:200, 130:350]
             given = bicubic(truth, 0.5)

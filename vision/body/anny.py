@@ -98,6 +98,9 @@ class Anny(BodyModel):
         rest, heads, facing = self._at_rest(shape)
         return self._posed(pose, rest, heads, translation, facing)
 
+    def pelvis(self, shape: Tensor) -> Tensor:
+        return self._at_rest(shape)[1][:, 0]
+
     def _at_rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """B×V×3 vertices, B×J×3 heads of bones, B×J×3×3 how each turns to face as the reference."""
         amounts = self._amounts(shape)

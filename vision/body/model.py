@@ -61,6 +61,10 @@ class BodyModel(nn.Module):
         """
         raise NotImplementedError
 
+    def pelvis(self, shape: Tensor) -> Tensor:
+        """B×S shapes → B×3, where the pelvis lies in the model's own coordinates."""
+        raise NotImplementedError
+
     def still(self, count: int) -> Tensor:
         """The pose in which nothing turns, for so many: B×J×3×3."""
         eye = torch.eye(3, dtype=self.weights.dtype, device=self.weights.device)

@@ -59,8 +59,14 @@ class SMPLFamily(BodyModel):
         }
         super().__init__(joints, [-1, *parents[1:].tolist()], arrays)
 
+    def pelvis(self, shape: Tensor) -> Tensor:
+        return (self.regressor[:1] @ self._shaped(shape))[:, 0]
+
+    def _shaped(self, shape: Tensor) -> Tensor:
+        return self.template + (shape @ self.shapes).unflatten(1, (-1, 3))
+
     def forward(self, pose: Tensor, shape: Tensor, translation: Tensor | None = None) -> Body:
-        shaped = self.template + (shape @ self.shapes).unflatten(1, (-1, 3))
+        shaped = self._shaped(shape)
         heads = self.regressor @ shaped  # B×J×3
         bent = (pose - self.still(len(pose)))[:, 1:].flatten(1)
         rest = shaped + (bent @ self.corrections).unflatten(1, (-1, 3))

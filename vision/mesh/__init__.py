@@ -1,0 +1,1 @@
+"""Nets that recover people as bodies."""

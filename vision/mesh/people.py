@@ -1,0 +1,98 @@
+"""What all nets that recover people give, and how a body model turns it into surfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import roma
+import torch
+from torch import Tensor
+
+from vision.body import Body, BodyModel
+from vision.body.smpl import BODY, HANDS
+
+SHARED = (*BODY, *HANDS)
+"""Joints that Anny and SMPL-X both have: 22 of the body, 15 of each hand."""
+
+
+@dataclass(frozen=True)
+class MeshSpec:
+    """What the engine has to know of a net that recovers people, without knowing its name.
+
+    Attributes:
+        body: the model its numbers are of: `anny`, `smplx` or `smpl`.
+        joints: whose rotations it gives; the others stay as they are at rest.
+        reads: `pictures` whole, `crops` (whole pictures and boxes of people, which it cuts out) or
+            `clips` (so many pictures one after another).
+        size: height and width of the picture, or of a crop, in pixels.
+        anchor: the joint that `People.place` is the place of; None: the origin of SMPL's own
+            coordinates, which lies near the pelvis.
+        frames: of a clip.
+        hands_from_relaxed: whether rotations of hands count from SMPL-X's relaxed hands (rotation
+            vectors are added, as smplx does), and not from flat ones.
+    """
+
+    body: Literal["anny", "smplx", "smpl"]
+    joints: tuple[str, ...]
+    reads: Literal["pictures", "crops", "clips"]
+    size: tuple[int, int]
+    anchor: str | None = "pelvis"
+    frames: int = 1
+    hands_from_relaxed: bool = False
+
+
+class People(NamedTuple):
+    """N people of a batch of pictures (of all frames of all clips, one clip after another).
+
+    Attributes:
+        picture: N, int64, which picture of the batch each is in.
+        score: N in [0, 1].
+        rotations: N×R×3×3 against each joint's parent, by `MeshSpec.joints`; the first turns the
+            whole body, in the camera's view.
+        shape: N×S, as the body model takes it.
+        place: N×3 in metres before the camera, of the spec's anchor.
+    """
+
+    picture: Tensor
+    score: Tensor
+    rotations: Tensor
+    shape: Tensor
+    place: Tensor
+
+    def take(self, chosen: Tensor) -> People:
+        """Some of them, by index or mask."""
+        return People(*(field[chosen] for field in self))
+
+
+def pose_of(people: People, spec: MeshSpec, body: BodyModel) -> Tensor:
+    """N×J×3×3 rotations of all joints of `body`."""
+    pose = body.still(len(people.rotations)).to(people.rotations.dtype)
+    rotations = people.rotations
+    if spec.hands_from_relaxed:
+        rotations = _from_relaxed(rotations, spec, body)
+    where = [body.joint(name) for name in spec.joints]
+    return torch.index_copy(pose, 1, torch.tensor(where, device=pose.device), rotations)
+
+
+def stand(people: People, spec: MeshSpec, body: BodyModel) -> Body:
+    """Surfaces and joints of N people before the camera.
+
+    Raises:
+        ValueError: a body model of another kind than the net's.
+    """
+    centred = body(pose_of(people, spec, body), people.shape)
+    if spec.anchor is None:
+        shift = people.place + body.pelvis(people.shape)
+    else:
+        shift = people.place - centred.joints[:, body.joint(spec.anchor)]
+    return Body(*(points + shift[:, None] for points in centred))
+
+
+def _from_relaxed(rotations: Tensor, spec: MeshSpec, body: BodyModel) -> Tensor:
+    means = roma.rotmat_to_rotvec(body.hand_means.flatten(0, 1))  # 30×3, left and right
+    named = dict(zip(HANDS, means, strict=True))
+    add = torch.stack([named.get(name, torch.zeros_like(means[0])) for name in spec.joints])
+    moved = roma.rotvec_to_rotmat(roma.rotmat_to_rotvec(rotations) + add)
+    hands = torch.tensor([name in named for name in spec.joints], device=rotations.device)
+    return torch.where(hands[:, None, None], moved, rotations)
