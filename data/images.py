@@ -191,6 +191,22 @@ def resize(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return rgb
 
 
+def to_square(rgb: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Fit uint8 H×W×3 into side×side×3, in the middle, black beside it; and how pixels moved.
+
+    The 3×3 matrix takes a place (x, y, 1) of the one, pixels counted from the upper left corner of
+    the first, to its place in the other; times a camera's intrinsics it gives the new ones.
+    """
+    height, width = rgb.shape[:2]
+    scale = side / max(height, width)
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    left, top = (side - small[0]) // 2, (side - small[1]) // 2
+    square = np.zeros((side, side, 3), np.uint8)
+    square[top : top + small[1], left : left + small[0]] = cv2.resize(rgb, small, interpolation=how)
+    return square, np.array([[scale, 0, left], [0, scale, top], [0, 0, 1]], np.float64)
+
+
 def show(path: str | Path) -> str:
     """A path as messages print it: as it is, or quoted if it would break the line."""
     text = str(path)

@@ -35,7 +35,7 @@ def test_the_promised_shapes(drawn: list[tuple[np.ndarray, Crowd]]) -> None:
         shapes = [array.shape for array in crowd]
         assert shapes == [
             *((count, 104, 3, 3), (count, 6), (count, 3), (count, 104, 3), (count, 104, 2)),
-            *((count, 4), (count,), (3, 3)),
+            *((count, 4), (count,), (3, 3), (count,)),
         ]
         assert all(array.dtype == np.float32 for array in crowd)
         assert ((crowd.visible >= VISIBLE) & (crowd.visible <= 1)).all()

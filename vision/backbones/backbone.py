@@ -135,6 +135,24 @@ class Backbone(nn.Module):
         by_block = dict(zip(sorted(set(wanted)), maps, strict=True))
         return [by_block[b] for b in wanted]
 
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """A ViT's class token and patch tokens after its last norm, as B×C and B×C×h×w.
+
+        `images` are normalised (`prepare`).
+
+        Raises:
+            ValueError: the backbone has no class token.
+        """
+        net = self.net
+        if not isinstance(net, WITH_CLS) or getattr(net, "cls_token", None) is None:
+            raise ValueError(
+                f"backbone {self.name} has no class token; use a ViT such as"
+                " vit_small_patch14_dinov2"
+            )
+        tokens = net.forward_features(images)  # B×(prefix + h·w)×C
+        grid = [side // self.patch for side in images.shape[-2:]]
+        return tokens[:, 0], tokens[:, net.num_prefix_tokens :].mT.unflatten(-1, grid)
+
     def attend(
         self, images: Tensor, block: int = -1, blocks: Sequence[int] = ()
     ) -> tuple[Tensor, list[Tensor]]:

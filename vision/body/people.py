@@ -48,6 +48,7 @@ class Crowd(NamedTuple):
         box: N×4 left, top, right, bottom of what shows, in pixels.
         visible: N, the share of each silhouette that nothing hides and the picture holds.
         camera: 3×3 intrinsics.
+        track: N, who it is, the same number in all pictures of a clip.
     """
 
     pose: np.ndarray
@@ -58,6 +59,15 @@ class Crowd(NamedTuple):
     box: np.ndarray
     visible: np.ndarray
     camera: np.ndarray
+    track: np.ndarray
+
+
+class _Scene(NamedTuple):
+    """What stays as it is in a clip: N×V×3 colours, a box that stands in the way, the light."""
+
+    colours: np.ndarray
+    box: np.ndarray | None
+    seed: int
 
 
 class People:
@@ -93,7 +103,50 @@ class People:
         rng = np.random.default_rng(seed)
         view = _View(rng, self.height, self.width)
         pose, shape, place = self._draw(rng, view)
-        return self._seen(rng, view, pose, shape, place)
+        scene = self._scene(rng, view, place)
+        return self._seen(rng, scene, view, pose, shape, place)
+
+    def clip(
+        self, seed: Sequence[int] | int, frames: int, rate: float = 25.0
+    ) -> tuple[np.ndarray, list[Crowd]]:
+        """So many pictures a moment apart, T×H×W×3, and what is true of each.
+
+        Everybody goes from pose to pose, one a second, and from place to place; the camera, the
+        light and the scene stay. `rate` is pictures a second.
+        """
+        rng = np.random.default_rng(seed)
+        view = _View(rng, self.height, self.width)
+        pose, shape, place = self._draw(rng, view)
+        scene = self._scene(rng, view, place)
+        keys = [(roma.rotmat_to_rotvec(pose).numpy(), place)]
+        for _ in range(math.ceil(frames / rate)):
+            keys.append(self._moved(rng, *keys[-1]))
+        images, crowds = [], []
+        for frame in range(frames):
+            key, share = divmod(frame / rate, 1)
+            (before, here), (after, there) = keys[int(key)], keys[int(key) + 1]
+            ease = share * share * (3 - 2 * share)  # starts and stops softly
+            between = roma.rotvec_slerp(
+                torch.from_numpy(before).float(),
+                torch.from_numpy(after).float(),
+                torch.tensor([ease]),
+            )[0]
+            spot = here + (there - here) * ease
+            moment = (roma.rotvec_to_rotmat(between), shape, spot)
+            image, crowd = self._seen(rng, scene, view, *moment)
+            images.append(image)
+            crowds.append(crowd)
+        return np.stack(images), crowds
+
+    def _moved(
+        self, rng: np.random.Generator, vectors: np.ndarray, place: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where everybody is a second later: another pose, turned somewhat, a step further."""
+        later = np.stack([draw_pose(rng, self.body) for _ in vectors])
+        turn = Rotation.from_euler("y", rng.normal(0, 30, (len(later), 1)), degrees=True)
+        later[:, 0] = (turn * Rotation.from_rotvec(vectors[:, 0])).as_rotvec()
+        there = place + rng.normal(0, 0.4, place.shape)
+        return later, np.maximum(there, [-np.inf, 1.5])  # not into the camera
 
     def _draw(self, rng: np.random.Generator, view: _View) -> tuple[Tensor, Tensor, np.ndarray]:
         """N×104×3×3 poses and N×6 shapes in the world, y up, and N×2 where on the floor."""
@@ -112,18 +165,29 @@ class People:
             np.stack(place),
         )
 
+    def _scene(self, rng: np.random.Generator, view: _View, place: np.ndarray) -> _Scene:
+        return _Scene(
+            np.stack([self._clothes(rng) for _ in place]),
+            view.box(rng, place) if rng.random() < self.occluders else None,
+            int(rng.integers(2**32)),
+        )
+
     def _seen(
-        self, rng: np.random.Generator, view: _View, pose: Tensor, shape: Tensor, place: np.ndarray
+        self,
+        rng: np.random.Generator,
+        scene: _Scene,
+        view: _View,
+        pose: Tensor,
+        shape: Tensor,
+        place: np.ndarray,
     ) -> tuple[np.ndarray, Crowd]:
         with torch.no_grad():
             vertices, joints = (t.numpy() for t in self.body(pose, shape))
         lift = -vertices[..., 1].min(1)  # whoever it is stands on the floor
         moved = np.stack([place[:, 0], lift, place[:, 1]], 1)[:, None]
         vertices, joints = (view.before(points + moved) for points in (vertices, joints))
-        colours = np.stack([self._clothes(rng) for _ in place])
-        box = view.box(rng, place) if rng.random() < self.occluders else None
         facing = np.stack([normals(v, self.faces) for v in vertices])
-        image, seen = self._render(rng, view, vertices, facing, colours, box)
+        image, seen = self._render(rng, scene, view, vertices, facing)
         pose = pose.clone()
         pose[:, 0] = torch.from_numpy(view.turn).float() @ pose[:, 0]
         visible, boxes = zip(
@@ -140,6 +204,7 @@ class People:
             np.array(boxes, np.float32)[shown],
             np.array(visible, np.float32)[shown],
             view.camera.astype(np.float32),
+            np.flatnonzero(shown).astype(np.float32),
         )
         return image, crowd
 
@@ -172,20 +237,20 @@ class People:
 
     def _render(
         self,
-        rng: np.random.Generator,
+        noise: np.random.Generator,
+        scene: _Scene,
         view: _View,
         vertices: np.ndarray,
         facing: np.ndarray,
-        colours: np.ndarray,
-        box: np.ndarray | None,
     ) -> tuple[np.ndarray, Seen]:
         """The picture, and what was seen at twice its size."""
+        rng = np.random.default_rng(scene.seed)
         faces = copied(self.faces, *vertices.shape[:2])
-        people, facing, colours = (a.reshape(-1, 3) for a in (vertices, facing, colours))
-        if box is not None:
+        people, facing, colours = (a.reshape(-1, 3) for a in (vertices, facing, scene.colours))
+        if scene.box is not None:
             faces = np.concatenate([faces, CUBE + len(people)])
-            people = np.concatenate([people, box])
-            facing = np.concatenate([facing, normals(box, CUBE)])
+            people = np.concatenate([people, scene.box])
+            facing = np.concatenate([facing, normals(scene.box, CUBE)])
             colours = np.concatenate([colours, np.tile(rng.uniform(20, 230, 3), (8, 1))])
         twice = view.camera * [[2], [2], [1]]
         seen = rasterise(people, faces, twice, 2 * self.height, 2 * self.width)
@@ -194,10 +259,11 @@ class People:
         shade = facing @ (light / np.linalg.norm(light))
         lit = colours * (ambient + (1 - ambient) * shade.clip(0, 1))[:, None]
         there = seen.face >= 0
+        exposure, grain = rng.uniform(0.8, 1.15), rng.uniform(0, 6)
         picture = self._background(rng, view)
         picture[there] = spread(seen, faces, lit)
         picture = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
-        picture = picture * rng.uniform(0.8, 1.15) + rng.normal(0, rng.uniform(0, 6), picture.shape)
+        picture = picture * exposure + noise.normal(0, grain, picture.shape)
         return picture.clip(0, 255).round().astype(np.uint8), seen
 
     def _background(self, rng: np.random.Generator, view: _View) -> np.ndarray:
@@ -305,25 +371,32 @@ def write(
     size: int = 448,
     most: int = 6,
     backgrounds: Sequence[np.ndarray] = (),
+    frames: int | None = None,
 ) -> None:
-    """Write a set that `data.people.RenderedPeople` reads: counts of pictures by split.
+    """Write a set that `data.people` reads: counts by split of pictures, or of clips of `frames`.
 
-    Picture i of a split depends on the seed, the split, i and the options alone, and what is
-    already there stays: a second call goes on where the first was broken off.
+    Picture or clip i of a split depends on the seed, the split, i and the options alone, and what
+    is already there stays: a second call goes on where the first was broken off.
     """
     people = People(size, size, most, backgrounds)
     todo = [(split, i) for split, count in counts.items() for i in range(count)]
     console = Console(stderr=True)
     for split, index in track(todo, "drawing people", console=console, disable=len(todo) < 4):
-        path = root / split / f"{index:06d}.jpg"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image, crowd = people.picture([seed, SPLITS.index(split), index])
-        np.savez_compressed(path.with_suffix(".npz"), **crowd._asdict())
-        partial = path.with_suffix(".partial.jpg")  # a picture that is there is whole
-        write_jpeg(partial, image, quality=95)
-        partial.rename(path)
+        name, draw = f"{index:06d}", [seed, SPLITS.index(split), index]
+        if frames is None:
+            if not (root / split / f"{name}.jpg").exists():
+                _save(root / split / name, *people.picture(draw))
+        elif not (root / split / name / f"{frames - 1:04d}.jpg").exists():
+            for frame, (image, crowd) in enumerate(zip(*people.clip(draw, frames), strict=True)):
+                _save(root / split / name / f"{frame:04d}", image, crowd)
+
+
+def _save(stem: Path, image: np.ndarray, crowd: Crowd) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(stem.with_suffix(".npz"), **crowd._asdict())
+    partial = stem.with_suffix(".partial.jpg")  # a picture that is there is whole
+    write_jpeg(partial, image, quality=95)
+    partial.rename(stem.with_suffix(".jpg"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -342,7 +415,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--backgrounds", type=Path, metavar="DIR", help="photographs to stand before"
     )
+    parser.add_argument("--frames", type=int, metavar="N", help="clips of so many, not pictures")
     given = parser.parse_args(arguments)
+    if given.frames is not None and given.frames < 1:
+        parser.error(f"--frames {given.frames}: give 1 or more")
     if given.size < 64:
         parser.error(f"--size {given.size}: give 64 or more")
     try:
@@ -351,7 +427,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--backgrounds {given.backgrounds}: no .jpg in this folder")
         counts = {split: getattr(given, split) for split in SPLITS}
         backgrounds = [read_rgb(photo) for photo in photos]
-        write(given.out, counts, given.seed, given.size, given.most, backgrounds)
+        write(given.out, counts, given.seed, given.size, given.most, backgrounds, given.frames)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -96,3 +96,29 @@ def _from_relaxed(rotations: Tensor, spec: MeshSpec, body: BodyModel) -> Tensor:
     moved = roma.rotvec_to_rotmat(roma.rotmat_to_rotvec(rotations) + add)
     hands = torch.tensor([name in named for name in spec.joints], device=rotations.device)
     return torch.where(hands[:, None, None], moved, rotations)
+
+
+class Truth(NamedTuple):
+    """What is true of N people of a batch, in the camera's view, in metres and pixels.
+
+    Attributes:
+        picture: N, int64, which picture of the batch each is in.
+        pose: N×J×3×3 and shape N×S, as the body model takes them.
+        vertices, joints: N×V×3 and N×J×3.
+        box: N×4 left, top, right, bottom of what shows.
+        camera: N×3×3, of each person's picture.
+        track: N, int64, the same for one person in all frames of a clip.
+    """
+
+    picture: Tensor
+    pose: Tensor
+    shape: Tensor
+    vertices: Tensor
+    joints: Tensor
+    box: Tensor
+    camera: Tensor
+    track: Tensor
+
+    def take(self, chosen: Tensor) -> Truth:
+        """Some of them, by index or mask."""
+        return Truth(*(field[chosen] for field in self))

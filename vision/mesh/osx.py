@@ -1,0 +1,763 @@
+"""OSX: the person of a crop, body, hands and face in one net.
+
+Lin et al., "One-Stage 3D Whole-Body Mesh Recovery with Component Aware Transformer" (CVPR 2023,
+arXiv 2303.16160).
+
+    crop → ViT with a token for each task ─┬→ tokens, heat maps of joints → body, shape, camera
+                                           ├→ boxes of hands and face
+                                           └→ features, enlarged and cut to the boxes
+                                                  → decoder guided by keypoints → fingers, face
+
+Published checkpoints load as they are (`OSX.describe`, `OSX.renamed`); what their code does
+otherwise than one would expect is kept for them and marked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from vision.backbones import Backbone
+from vision.body.camera import unproject
+from vision.body.rotations import from_6d, to_6d
+from vision.body.smpl import BODY, FINGERS, HANDS
+from vision.mesh.people import SHARED, MeshSpec, People
+
+CROP = (512, 384)
+GRID = (16, 12)  # tokens of a crop
+PATCH = 32  # pixels of a crop a token
+DEPTH = 16  # bins of heat maps from front to back
+HAND, FACE = 16, 8  # bins a side of heat maps of a hand and of the face
+WIDE = {"body": 2.0, "hand": 0.3, "face": 0.3}  # metres that these bins span
+MARGIN = 1.25  # of a crop around the box of a person
+GROW = (2.0, 2.0, 1.5)  # of the boxes of left hand, right hand and face
+FOCAL = 5000 * CROP[0] / 256  # of the camera that is imagined before a crop, in its pixels
+FARTHEST = 5000 * 2.5 / math.sqrt(256 * 192)  # metres from it, where 2.5 m nearly fill a crop
+SHAPE, CAM, EXPRESSION, JAW = range(4)  # task tokens; two of hands follow, which nothing reads
+LIMBS = 6  # then those of the points of the body
+
+# fmt: off
+SMPLX_BODY = (
+    "pelvis", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+    "neck", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
+    "right_wrist", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe",
+    "right_small_toe", "right_heel", "left_ear", "right_ear", "left_eye", "right_eye", "nose",
+)
+# fmt: on
+SMPLX_HAND = tuple(
+    f"{finger}{i}"
+    for finger in ("thumb", "index", "middle", "ring", "pinky")
+    for i in ("1", "2", "3", "")  # a tip bears the finger's name, as in smplx
+)
+ANNY_HAND = tuple(f"{finger}{i}" for finger in FINGERS for i in (1, 2, 3))
+FACE_POINTS = 72  # jaw, head, left eye, right eye, then the 68 landmarks of smplx, 76 … 143
+
+At = tuple[Tensor, Tensor]
+"""N people: which picture of the batch, int64, and box, N×4 left, top, right, bottom in pixels."""
+
+
+class Found(NamedTuple):
+    """What the net says of N crops. Points are x, y in pixels of the crop, z in metres.
+
+    Attributes:
+        rotations: N×R×3×3, as of `People`.
+        shape: N×S, as of `People`.
+        virtual: N×3, the place before a camera of focal length FOCAL that looks at the middle.
+        body: N×P×3, z from the pelvis; P by `OSX.points`.
+        hands: N×2×Q×3, left and right, z from the wrist.
+        face: N×72×3, z from the neck; of a body without expressions N×0×3. The released training
+            code compares bins of the face's box with bins of the crop, so the points that published
+            weights give need not lie on the face.
+        centres: N×3×2 of the boxes of left hand, right hand and face, in pixels of the crop.
+        sizes: N×3×2, width and height of what is in them.
+        boxes: N×3×4 left, top, right, bottom: grown to squares, where features are cut; no
+            gradient.
+    """
+
+    rotations: Tensor
+    shape: Tensor
+    virtual: Tensor
+    body: Tensor
+    hands: Tensor
+    face: Tensor
+    centres: Tensor
+    sizes: Tensor
+    boxes: Tensor
+
+
+class OSXPeople(NamedTuple):
+    """People before the camera of their picture, and what was found in their crops."""
+
+    people: People
+    crop: Found
+
+
+# ---- parts
+
+
+class Encoder(nn.Module):
+    """A ViT whose blocks see task tokens before those of the patches.
+
+    Of the published layout (`backbone` None): patches of 16 pixels of a picture of 256×192, padded
+    by 2; no class token, but its position, which is added to all patches; no normalisation. Any
+    other ViT of timm takes the crop at the size that gives as many patches, normalised as it was
+    trained; its class and register tokens stay, after those of the tasks (ours).
+    """
+
+    def __init__(
+        self, tokens: int, backbone: Backbone | None, width: int, depth: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.tokens = tokens
+        if backbone is None:
+            self.size, heads = (16 * GRID[0], 16 * GRID[1]), max(1, width // 64)
+            net: Any = VisionTransformer(
+                self.size,
+                embed_dim=width,
+                depth=depth,
+                num_heads=heads,
+                num_classes=0,
+                global_pool="",
+                class_token=False,
+                drop_path_rate=drop_path,
+            )
+            net.patch_embed.proj.padding = (2, 2)
+            mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+        else:
+            net, mean, std = _plain(backbone), backbone.mean[0], backbone.std[0]
+            self.size = (backbone.patch * GRID[0], backbone.patch * GRID[1])
+        self.resize = "nearest" if backbone is None else "bilinear"  # as the released code does
+        self.register_buffer("mean", mean.clone(), persistent=False)
+        self.register_buffer("std", std.clone(), persistent=False)
+        task = nn.init.trunc_normal_(torch.empty(1, tokens, width), std=0.02)
+        own = [getattr(net, f"{kind}_token", None) for kind in ("cls", "dist", "reg")]
+        prefix = torch.cat([task[:, :0], *(token for token in own if token is not None)], 1)
+        places = task.new_zeros(1, 192, width) if net.pos_embed is None else net.pos_embed
+        if places.shape[1] > net.patch_embed.num_patches:
+            prefix = prefix + places[:, : prefix.shape[1]]
+            places = places[:, prefix.shape[1] :]
+        places = resample_abs_pos_embed(places, [*GRID], [*net.patch_embed.grid_size], 0)
+        self.task_tokens = nn.Parameter(torch.cat([task, prefix.detach()], 1))
+        self.pos_embed = nn.Parameter(F.pad(places.detach(), (0, 0, 1, 0)))  # 1×193×D
+        self.patch_embed, self.norm_pre, self.blocks = net.patch_embed, net.norm_pre, net.blocks
+        self.last_norm = net.fc_norm if isinstance(net.norm, nn.Identity) else net.norm
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """N×3×512×384 RGB in [0, 1] → features N×D×16×12, task tokens N×T×D."""
+        smooth = self.resize == "bilinear"
+        pixels = F.interpolate(crops, self.size, mode=self.resize, antialias=smooth)
+        x = self.patch_embed((pixels - self.mean) / self.std).flatten(1, -2)  # N×192×D
+        x = x + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
+        x = torch.cat([self.task_tokens.expand(len(x), -1, -1), x], 1)
+        x = self.last_norm(self.blocks(self.norm_pre(x)))
+        return x[:, self.task_tokens.shape[1] :].mT.unflatten(2, GRID), x[:, : self.tokens]
+
+
+class PositionNet(nn.Module):
+    """Heat maps of points and where they are; with `features`, what the map shows there as well."""
+
+    def __init__(self, width: int, points: int, depth: int, features: bool = False) -> None:
+        super().__init__()
+        self.points = points
+        self.conv = nn.Sequential(nn.Conv2d(width, points * depth, 1))
+        self.features = _conv(width, 256) if features else None
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """N×D×h×w → heat N×P×d×h×w, which sums to 1, and N×P×3 x, y, z in its bins."""
+        return soft_argmax(self.conv(maps).unflatten(1, (self.points, -1)))
+
+    def queries(self, maps: Tensor, points: Tensor) -> Tensor:
+        """N×P×256 at N×P×3 points."""
+        assert self.features is not None
+        return sample(self.features(maps), points.detach())
+
+
+class BodyRegressor(nn.Module):
+    def __init__(self, width: int, points: int, rotations: int, shapes: int) -> None:
+        super().__init__()
+        self.body_conv = _linear(width, 512)
+        self.root_pose_out = _linear(points * (512 + 3), 6)
+        self.body_pose_out = _linear(points * (512 + 3), (rotations - 1) * 6)
+        self.shape_out = _linear(width, shapes)
+        self.cam_out = _linear(width, 3)
+
+    def forward(self, tokens: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """N×T×D task tokens, N×P×3 → N×R×6 rotations, N×S shapes, N×3 camera."""
+        seen = torch.cat([self.body_conv(tokens[:, LIMBS:]), points], -1).flatten(1)
+        pose = torch.cat([self.root_pose_out(seen), self.body_pose_out(seen)], 1)
+        shape, cam = self.shape_out(tokens[:, SHAPE]), self.cam_out(tokens[:, CAM])
+        return pose.unflatten(1, (-1, 6)), shape, cam
+
+
+class BoxNet(nn.Module):
+    def __init__(self, width: int, points: int, inner: int) -> None:
+        super().__init__()
+        self.deconv = _deconv(width + points * DEPTH, inner, inner, inner)
+        self.bbox_center = nn.Sequential(nn.Conv2d(inner, 3, 1))
+        self.lhand_size = _linear(inner, inner, 2)
+        self.rhand_size = _linear(inner, inner, 2)
+        self.face_size = _linear(inner, inner, 2)
+
+    def forward(self, features: Tensor, heat: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and heat N×P×16×16×12 → centres and sizes N×3×2 of boxes, in tokens."""
+        x = self.deconv(torch.cat([features, heat.flatten(1, 2)], 1))  # N×C×128×96
+        _, centres = soft_argmax(self.bbox_center(x))
+        seen = sample(x, centres.detach()).unbind(1)  # 3 of N×C
+        nets = (self.lhand_size, self.rhand_size, self.face_size)
+        sizes = [net(part) for net, part in zip(nets, seen, strict=True)]
+        return centres / 8, torch.stack(sizes, 1)
+
+
+class Levels(nn.Module):
+    """Features as they are, twice and four times as large, each cut to boxes."""
+
+    def __init__(self, width: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        widths = (width, width // 2, width // 4)
+        same = nn.Sequential(nn.Conv2d(width, width, 1))
+        self.deconv = nn.ModuleList([same, _deconv(*widths[:2]), _deconv(*widths)])
+
+    def forward(self, features: Tensor, boxes: Tensor) -> list[Tensor]:
+        """N×D×16×12, N×K×4 boxes in tokens → K×N×C×s×s, fine to coarse: s = 2, 1, ½ of a side."""
+        cuts = [
+            cut(net(features), boxes * 2**level, self.side * 2**level // 2)
+            for level, net in enumerate(self.deconv)
+        ]
+        return cuts[::-1]
+
+
+class Enlarged(nn.Module):
+    """Features four times as large, cut to boxes: all that hands get without a decoder."""
+
+    def __init__(self, width: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.deconv = _deconv(width, width // 2, width // 4)
+        self.conv = nn.Sequential(nn.Conv2d(width // 4, width, 1))
+
+    def forward(self, features: Tensor, boxes: Tensor) -> list[Tensor]:
+        """N×D×16×12, N×K×4 boxes in tokens → K×N×D×s×s, alone in a list."""
+        cuts = cut(self.deconv(features), boxes * 4, self.side)
+        return [self.conv(cuts.flatten(0, 1)).unflatten(0, cuts.shape[:2])]
+
+
+class DeformableAttention(nn.Module):
+    """Each head looks at a few points around the query's own, in maps of all levels.
+
+    Zhu et al., "Deformable DETR" (ICLR 2021). As in Poseur (Mao et al., ECCV 2022), values are
+    projected after they are summed, which is cheaper where queries are few.
+    """
+
+    def __init__(self, dim: int = 256, heads: int = 8, levels: int = 3, points: int = 4) -> None:
+        super().__init__()
+        self.layout = (heads, levels, points)
+        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.value_weight = nn.Parameter(torch.empty(heads * dim, dim // heads))
+        self.value_bias = nn.Parameter(torch.zeros(heads, dim // heads))
+        self.output_proj = nn.Linear(dim, dim)
+        # Deformable DETR's start: each head looks its own way, all points count alike. The released
+        # code overwrites it by noise around zero.
+        turn = torch.arange(heads) * (2 * math.pi / heads)
+        way = torch.stack([turn.cos(), turn.sin()], -1)
+        way = way / way.abs().amax(-1, keepdim=True)
+        steps = way[:, None, None] * torch.arange(1, points + 1)[:, None]  # heads×1×points×2
+        for zero in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
+            nn.init.zeros_(zero)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(steps.expand(-1, levels, -1, -1).flatten())
+        nn.init.xavier_uniform_(self.value_weight)
+
+    def forward(self, query: Tensor, maps: list[Tensor], at: Tensor) -> Tensor:
+        """N×Q×C queries, square maps N×C×s×s, N×Q×2 places in [0, 1] → N×Q×C."""
+        heads, _, points = self.layout
+        offsets = self.sampling_offsets(query).unflatten(-1, (*self.layout, 2))
+        weights = self.attention_weights(query).unflatten(-1, (heads, -1)).softmax(-1)
+        seen = []
+        for level, map_ in enumerate(maps):
+            places = at[:, :, None, None] + offsets[:, :, :, level] / map_.shape[-1]
+            grid = (2 * places - 1).flatten(2, 3)  # N×Q×(heads·points)×2
+            values = F.grid_sample(map_, grid, align_corners=False)
+            seen.append(values.unflatten(3, (heads, points)))
+        summed = torch.einsum("ncqhp,nqhp->nqhc", torch.cat(seen, -1), weights)
+        value_weight = self.value_weight.unflatten(0, (heads, -1))
+        out = torch.einsum("nqhc,hco->nqho", summed, value_weight) + self.value_bias
+        return self.output_proj(out.flatten(2))
+
+
+class DecoderLayer(nn.Module):
+    """Queries see each other, then the maps around them; norms after the skips."""
+
+    def __init__(self, dim: int, drop: float = 0.1) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(dim, 8, drop, batch_first=True)
+        self.deformable = DeformableAttention(dim)
+        first, last = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.ffn = nn.Sequential(first, nn.ReLU(), nn.Dropout(drop), last)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, own: Tensor, maps: list[Tensor], at: Tensor) -> Tensor:
+        """N×Q×C, Q×C that tell the queries apart, maps, N×Q×2 → N×Q×C."""
+        named = x + own
+        x = self.norms[0](x + self.drop(self.attention(named, named, x, need_weights=False)[0]))
+        x = self.norms[1](x + self.drop(self.deformable(x + own, maps, at)))
+        return self.norms[2](x + self.drop(self.ffn(x)))
+
+
+class Decoder(nn.Module):
+    """Queries at keypoints ask maps of three levels; where they look from stays where it was."""
+
+    def __init__(self, width: int, points: int, depth: int = 6, dim: int = 256) -> None:
+        super().__init__()
+        self.neck = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width // part, dim, 1, bias=False), nn.GroupNorm(32, dim))
+            for part in (4, 2, 1)
+        )
+        # Of the published layout: the last of the four is unused.
+        self.level_embeds = nn.Parameter(torch.randn(4, dim))
+        self.pos_embed = nn.Embedding(points, dim)
+        self.layers = nn.ModuleList(DecoderLayer(dim) for _ in range(depth))
+
+    def forward(self, maps: list[Tensor], queries: Tensor, at: Tensor) -> Tensor:
+        """Maps N×C×s×s, N×Q×256 queries at N×Q×2 in [0, 1] → N×Q×256."""
+        memory = []
+        for net, map_, level in zip(self.neck, maps, self.level_embeds[:3], strict=True):
+            memory.append(net(map_) + sines(map_, 128) + level[:, None, None])
+        for layer in self.layers:
+            queries = layer(queries, self.pos_embed.weight, memory, at)
+        return queries
+
+
+class HandRegressor(nn.Module):
+    """Fingers, from queries of a decoder or else from a map at the points."""
+
+    def __init__(self, width: int, points: int, decoder: bool) -> None:
+        super().__init__()
+        self.hand_conv = _linear(256, 512) if decoder else _conv(width, 512)
+        self.hand_pose_out = _linear(points * (512 + 3), 15 * 6)
+
+    def forward(self, seen: Tensor, points: Tensor) -> Tensor:
+        """N×Q×256 or N×D×s×s, N×Q×3 points → N×15×6 rotations."""
+        x = self.hand_conv(seen)
+        x = sample(x, points) if x.ndim == 4 else x
+        return self.hand_pose_out(torch.cat([x, points], -1).flatten(1)).unflatten(1, (15, 6))
+
+
+class FaceRegressor(nn.Module):
+    """Expression and jaw, from queries of a decoder and the whole face, or else from two tokens."""
+
+    def __init__(self, width: int, decoder: bool) -> None:
+        super().__init__()
+        if decoder:
+            self.conv, self.joint_conv = _linear(width, 512), _linear(256, 512)
+            width = 512 + FACE_POINTS * (512 + 3)
+        self.expr_out, self.jaw_pose_out = _linear(width, 10), _linear(width, 6)
+
+    def gather(self, seen: Tensor, points: Tensor, face: Tensor) -> Tensor:
+        """N×72×256 queries, N×72×3 points, N×D×s×s → what both numbers are told from."""
+        around = torch.cat([self.joint_conv(seen), points], -1).flatten(1)
+        return torch.cat([self.conv(face.mean((2, 3))), around], 1)
+
+
+# ---- the net
+
+
+class OSX(nn.Module):
+    """Whole pictures and boxes of people in, these people out.
+
+    Args:
+        backbone: any plain ViT of timm, not frozen; None: of the published layout, random.
+        decoder: the decoder guided by keypoints; without it fingers come from one map of each hand,
+            expression and jaw from tokens (published as osx_l_wo_decoder).
+        body: whose numbers it gives: `smplx` (53 rotations with the jaw; 10 shapes, then 10
+            expressions) or, ours, `anny` (52 rotations that it shares with SMPL-X, 6 phenotypes),
+            whose points are these joints themselves and which has no face to tell.
+        width, depth: of the published ViT: 1024 and 24 (L), 768 and 12 (B); heads have 64.
+        drop_path: of the published ViT in training; the authors take 0.5 for L, 0.3 for B.
+        box_width: channels of the net that finds boxes, most of the cost where the ViT is small.
+        along_ray: the whole body is turned from the view along the ray through the middle of its
+            box into the camera's (ours). A crop does not show from which side the camera sees it:
+            at the edge of a wide picture 30° are missing. Published weights were trained without.
+
+    Hands and face are cut by the boxes that the net finds, in training too, as in the released
+    code: no true boxes are mixed in, and no gradient runs through the cutting.
+
+    Attributes:
+        points: names of the points of `body` and `hand`, in their order; fingers are those of each
+            hand. Rotations of fingers follow SMPL-X: index, middle, pinky, ring, thumb.
+
+    Raises:
+        ValueError: a frozen backbone, or one that is no plain ViT; another body.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | None = None,
+        decoder: bool = True,
+        body: Literal["anny", "smplx"] = "smplx",
+        width: int = 1024,
+        depth: int = 24,
+        drop_path: float = 0.0,
+        box_width: int = 256,
+        along_ray: bool = False,
+    ) -> None:
+        super().__init__()
+        if body not in ("anny", "smplx"):
+            raise ValueError(f"body={body}: OSX gives anny or smplx")
+        smplx = body == "smplx"
+        joints, anchor = ((*BODY, "jaw", *HANDS), None) if smplx else (SHARED, "pelvis")
+        self.spec = MeshSpec(body, joints, "crops", CROP, anchor, hands_from_relaxed=smplx)
+        self.along_ray = along_ray
+        named = (SMPLX_BODY, SMPLX_HAND) if smplx else (BODY, ANNY_HAND)
+        self.points = dict(zip(("body", "hand"), named, strict=True))
+        limbs, fingers = map(len, named)
+        width = width if backbone is None else backbone.channels[-1]
+        half = width // 2 if decoder else width
+        self.encoder = Encoder(LIMBS + limbs, backbone, width, depth, drop_path)
+        self.body_position_net = PositionNet(width, limbs, DEPTH)
+        self.body_regressor = BodyRegressor(width, limbs, len(BODY), 10 if smplx else 6)
+        self.box_net = BoxNet(width, limbs, box_width)
+        self.hand_position_net = PositionNet(half, fingers, HAND, decoder)
+        self.hand_roi_net = Levels(width, HAND) if decoder else Enlarged(width, HAND)
+        self.hand_regressor = HandRegressor(width, fingers, decoder)
+        self.hand_decoder = Decoder(width, fingers) if decoder else None
+        self.face_regressor = FaceRegressor(width, decoder) if smplx else None
+        if smplx and decoder:
+            self.face_position_net = PositionNet(half, FACE_POINTS, FACE, True)
+            self.face_roi_net = Levels(width, FACE)
+            self.face_decoder = Decoder(width, FACE_POINTS)
+        self._begin()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Start at somebody who stands and looks into the camera; ours."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Linear) and name.endswith("pose_out.0"):
+                still = torch.eye(3).repeat(len(layer.bias) // 6, 1, 1)
+                if "root" in name:
+                    still[0] = torch.diag(torch.tensor([1.0, -1, -1]))
+                layer.bias.copy_(to_6d(still, "rows").flatten())
+                nn.init.trunc_normal_(layer.weight, std=0.001)
+
+    def forward(self, images: Tensor, camera: Tensor, at: At) -> OSXPeople:
+        """B×3×H×W RGB in [0, 1], B×3×3 intrinsics in pixels, N boxes of people.
+
+        Raises:
+            ValueError: pictures, cameras or boxes of another shape, or boxes without area.
+        """
+        picture, box = at
+        _check(images, camera, picture, box)
+        corner, scale = crop_of(box)
+        found = self.regress(cut_out(images, picture, corner, scale))
+        own = camera[picture]
+        place = real_place(found.virtual, own, corner, scale)
+        rotations = found.rotations
+        if self.along_ray:
+            middle = (corner + corner.new_tensor(CROP[::-1]) / 2 / scale[:, None])[:, None]
+            ray = unproject(middle, torch.ones_like(middle[..., 0]), own)[:, 0]
+            root = towards(ray)[:, None] @ rotations[:, :1]
+            rotations = torch.cat([root, rotations[:, 1:]], 1)
+        people = People(picture, torch.ones_like(scale), rotations, found.shape, place)
+        return OSXPeople(people, found)
+
+    def regress(self, crops: Tensor) -> Found:
+        """N×3×512×384 RGB in [0, 1]: the net proper."""
+        if crops.shape[1:] != (3, *CROP):
+            raise ValueError(f"crops of {tuple(crops.shape[1:])}; give 3×{CROP[0]}×{CROP[1]}")
+        features, tokens = self.encoder(crops)
+        heat, points = self.body_position_net(features)
+        pose, shape, cam = self.body_regressor(tokens, points.detach())
+        centres, sizes = self.box_net(features, heat.detach())
+        boxes = _grown(centres, sizes).detach()  # in tokens
+        fingers, hands = self._hands(features, boxes[:, :2])
+        rotations = _turns(pose)
+        if self.face_regressor is None:
+            shape, face = shape.sigmoid(), points[:, :0]
+            rotations = torch.cat([rotations, fingers], 1)
+        else:
+            expression, jaw, face = self._face(features, boxes[:, 2:], tokens)
+            shape = torch.cat([shape, expression], 1)
+            rotations = torch.cat([rotations, _turns(jaw[:, None]), fingers], 1)
+        virtual = torch.cat([cam[:, :2], FARTHEST * cam[:, 2:].sigmoid()], 1)
+        whole = boxes.new_tensor([0, 0, GRID[1], GRID[0]])
+        return Found(
+            rotations,
+            shape,
+            virtual,
+            _placed(points, whole, (GRID[1], GRID[0], DEPTH), WIDE["body"]),
+            _placed(hands, boxes[:, :2], (HAND,) * 3, WIDE["hand"]),
+            _placed(face, boxes[:, 2], (FACE,) * 3, WIDE["face"]),
+            centres * PATCH,
+            sizes * PATCH,
+            boxes * PATCH,
+        )
+
+    def _hands(self, features: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes N×2×4 → N×30×3×3 rotations, N×2×Q×3 points in bins; left, then right.
+
+        The left hand is mirrored, so that the net knows right hands only.
+        """
+        cuts = self.hand_roi_net(features, boxes)
+        maps = [torch.cat([m[:1].flip(-1), m[1:]]).flatten(0, 1) for m in cuts]  # 2N×C×s×s
+        if self.hand_decoder is None:
+            seen = maps[0]
+            _, points = self.hand_position_net(seen)
+        else:
+            points, seen = _ask(self.hand_position_net, self.hand_decoder, maps, HAND)
+        turns = _turns(self.hand_regressor(seen, points.detach())).unflatten(0, (2, -1))
+        left, right = points.unflatten(0, (2, -1))
+        x = HAND - 1 - left[..., :1]
+        points = torch.stack([torch.cat([x, left[..., 1:]], -1), right], 1)
+        flip = turns.new_tensor([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]])  # of a rotation in a mirror
+        return torch.cat([turns[0] * flip, turns[1]], 1), points
+
+    def _face(self, features: Tensor, box: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Box N×1×4 → N×10 expression, N×6 jaw, N×72×3 points in bins (or N×0×3)."""
+        head = self.face_regressor
+        assert head is not None
+        if self.hand_decoder is None:
+            points = features.new_zeros(len(features), 0, 3)
+            return head.expr_out(tokens[:, EXPRESSION]), head.jaw_pose_out(tokens[:, JAW]), points
+        maps = [m[0] for m in self.face_roi_net(features, box)]
+        points, seen = _ask(self.face_position_net, self.face_decoder, maps, FACE)
+        seen = head.gather(seen, points.detach(), maps[-1])
+        return head.expr_out(seen), head.jaw_pose_out(seen), points
+
+    def assign(self, picture: Tensor, anchor: Tensor, box: Tensor) -> tuple[At, Tensor]:
+        """Where true people are looked for, and the indices of those who have a box with area."""
+        chosen = torch.where((box[:, 2:] > box[:, :2]).all(1))[0]
+        return (picture[chosen], box[chosen]), chosen
+
+    @classmethod
+    def describe(cls, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """The arguments that build the net of a published checkpoint, or None if it is none."""
+        own = cls.renamed(state)
+        if "encoder.task_tokens" not in own or "box_net.bbox_center.0.weight" not in own:
+            return None
+        blocks = {name.split(".")[2] for name in own if name.startswith("encoder.blocks.")}
+        return {
+            "decoder": any(name.startswith("hand_decoder.") for name in own),
+            "width": own["encoder.task_tokens"].shape[2],
+            "depth": len(blocks),
+            "box_width": own["box_net.bbox_center.0.weight"].shape[1],
+        }
+
+    @staticmethod
+    def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a published checkpoint by our names."""
+        found = {}
+        for name, value in state.items():
+            for old, new in RELEASED:
+                name = re.sub(old, new, name)
+            if not re.match(NOT_OURS, name):
+                found[name] = value
+        return found
+
+
+RELEASED = (
+    (r"^module\.", ""),
+    # What older files call them.
+    (r"^backbone\.", "encoder."),
+    (r"^(body|hand)_rotation_net\.", r"\1_regressor."),
+    # The two decoders are models of mmpose there.
+    (r"_decoder\.keypoint_head\.transformer\.(decoder\.)?", "_decoder."),
+    (r"_decoder\.neck\.convs\.(\d)\.conv\.", r"_decoder.neck.\1.0."),
+    (r"_decoder\.neck\.convs\.(\d)\.gn\.", r"_decoder.neck.\1.1."),
+    (r"\.attentions\.0\.attn\.", ".attention."),
+    (r"\.attentions\.1\.value_proj_(weight|bias)\.weight$", r".deformable.value_\1"),
+    (r"\.attentions\.1\.", ".deformable."),
+    (r"\.ffns\.0\.layers\.0\.0\.", ".ffn.0."),
+    (r"\.ffns\.0\.layers\.1\.", ".ffn.3."),
+    (r"_position_net\.(hand|face)_conv\.", "_position_net.features."),
+)
+NOT_OURS = (
+    # The body model, which users have from its authors.
+    r"smplx_layer\.|"
+    # What the decoders inherit from Poseur and never run: a ResNet-50; flows of a likelihood and
+    # branches that would tell coordinates; first guesses, which heat maps give instead.
+    r"(hand|face)_decoder\.(backbone\.|keypoint_head\.|fc_|pos_trans)"
+)
+
+
+# ---- functions
+
+
+def crop_of(box: Tensor) -> tuple[Tensor, Tensor]:
+    """N×4 boxes → upper left corners N×2 of their crops, and N pixels of a crop for one of the
+    picture: (points − corner) · scale lie in the crop.
+
+    A crop has the shape 3:4 and 1.25 times the size of the box. Boxes are not clipped to the
+    picture.
+    """
+    size = box[:, 2:] - box[:, :2]
+    scale = CROP[0] / MARGIN / torch.maximum(size[:, 1], size[:, 0] * CROP[0] / CROP[1])
+    middle = (box[:, :2] + box[:, 2:]) / 2
+    return middle - box.new_tensor(CROP[::-1]) / 2 / scale[:, None], scale
+
+
+def cut_out(images: Tensor, picture: Tensor, corner: Tensor, scale: Tensor) -> Tensor:
+    """N×3×512×384, bilinear; outside the picture it is black.
+
+    Pixel i of a crop shows the place corner + i / scale in pixels whose middles are whole numbers,
+    as OpenCV's warpAffine has it.
+    """
+    sides = (torch.arange(side, device=images.device) for side in CROP)
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
+    grid = torch.stack([columns, rows], -1) / scale[:, None, None, None] + corner[:, None, None]
+    grid = (2 * grid + 1) / grid.new_tensor([*images.shape[:1:-1]]) - 1  # N×512×384×2
+    crops = images.new_zeros(len(corner), 3, *CROP)
+    for index in picture.unique().tolist():  # a picture is not copied for each of its people
+        own = picture == index
+        tall = grid[own].flatten(0, 1)[None].to(images.dtype)
+        strip = F.grid_sample(images[index : index + 1], tall, align_corners=False)[0]
+        crops[own] = strip.unflatten(1, (-1, CROP[0])).transpose(0, 1)
+    return crops
+
+
+def real_place(virtual: Tensor, camera: Tensor, corner: Tensor, scale: Tensor) -> Tensor:
+    """N×3 before the imagined camera of a crop → before N×3×3 of the picture.
+
+    The same pixel, and as far away as gives the same size.
+    """
+    middle = virtual.new_tensor(CROP[::-1]) / 2
+    pixel = (FOCAL * virtual[:, :2] / virtual[:, 2:] + middle) / scale[:, None] + corner
+    focal = (camera[:, 0, 0] * camera[:, 1, 1]).sqrt()
+    far = virtual[:, 2] * focal * scale / FOCAL
+    return unproject(pixel[:, None], far[:, None], camera)[:, 0]
+
+
+def towards(ray: Tensor) -> Tensor:
+    """N×3 with z above 0 → N×3×3, the shortest turn that takes the camera's axis there."""
+    x, y, z = F.normalize(ray, dim=-1).unbind(-1)
+    none = torch.zeros_like(x)
+    cross = torch.stack([none, none, x, none, none, y, -x, -y, none], -1).unflatten(-1, (3, 3))
+    return torch.eye(3).to(ray) + cross + cross @ cross / (1 + z)[:, None, None]
+
+
+def soft_argmax(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """N×P×(d×)h×w → softmax over each map, and the mean place N×P×2 or 3: x, y (, z) in bins."""
+    heat = maps.flatten(2).softmax(-1).unflatten(2, maps.shape[2:])
+    axes = range(2, maps.ndim)
+    means = []
+    for axis in reversed(axes):
+        share = heat.sum([other for other in axes if other != axis])
+        means.append((share * torch.arange(share.shape[2], device=maps.device)).sum(-1))
+    return heat, torch.stack(means, -1)
+
+
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """N×C×h×w at N×P×2 (or 3) points in pixels whose middles are whole numbers → N×P×C."""
+    last = points.new_tensor([*maps.shape[:1:-1]]) - 1
+    grid = points[:, :, None, :2] / last * 2 - 1
+    return F.grid_sample(maps, grid, align_corners=True)[..., 0].mT
+
+
+def cut(maps: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """N×C×h×w, N×K×4 boxes in pixels → K×N×C×s×s by RoIAlign."""
+    count, kinds = boxes.shape[:2]
+    index = torch.arange(count, device=maps.device).to(boxes).repeat(kinds)[:, None]
+    rois = torch.cat([index, boxes.transpose(0, 1).flatten(0, 1)], 1)
+    cuts = roi_align(maps.to(rois.dtype), rois, (side, side))
+    return cuts.to(maps.dtype).unflatten(0, (kinds, count))
+
+
+def sines(maps: Tensor, half: int) -> Tensor:
+    """For square maps …×s×s: 2·half×s×s, sines and cosines of the row, then of the column."""
+    side = maps.shape[-1]
+    at = (torch.arange(side, device=maps.device) + 0.5) / (side + 1e-6) * 2 * math.pi
+    angle = at[:, None] / 10000 ** (torch.arange(0, half, 2, device=maps.device) / half)
+    line = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)  # s×half
+    down, across = line[:, None].expand(-1, side, -1), line.expand(side, -1, -1)
+    return torch.cat([down, across], -1).movedim(-1, 0)
+
+
+def _ask(
+    net: PositionNet, decoder: Decoder, maps: list[Tensor], bins: int
+) -> tuple[Tensor, Tensor]:
+    """Points N×P×3 found in the middle one of three maps, and what a decoder sees there N×P×256."""
+    _, points = net(maps[1])
+    return points, decoder(maps, net.queries(maps[1], points), points.detach()[..., :2] / bins)
+
+
+def _turns(numbers: Tensor) -> Tensor:
+    return from_6d(numbers.float(), "rows")  # half precision is too coarse for rotations
+
+
+def _grown(centres: Tensor, sizes: Tensor) -> Tensor:
+    """N×3×2 each → squares N×3×4 around them, larger by GROW."""
+    half = sizes.amax(-1, keepdim=True) * sizes.new_tensor(GROW)[:, None] / 2
+    return torch.cat([centres - half, centres + half], -1)
+
+
+def _placed(points: Tensor, box: Tensor, bins: tuple[int, int, int], wide: float) -> Tensor:
+    """…×P×3 in bins over a box …×4 in tokens → x, y in pixels of the crop, z in metres."""
+    parts = points / points.new_tensor(bins)
+    corner, size = box[..., None, :2], (box[..., 2:] - box[..., :2])[..., None, :]
+    return torch.cat([(corner + parts[..., :2] * size) * PATCH, (parts[..., 2:] - 0.5) * wide], -1)
+
+
+def _plain(backbone: Backbone) -> VisionTransformer:
+    net = backbone.net
+    if not isinstance(net, VisionTransformer) or not isinstance(net.patch_embed, PatchEmbed):
+        raise ValueError(
+            f"backbone {backbone.name} is no plain ViT, so it takes no task tokens; use one such as"
+            " vit_small_patch16_224 or vit_small_patch14_dinov2"
+        )
+    if backbone.frozen:
+        raise ValueError(
+            f"backbone {backbone.name} is frozen, but has to learn what task tokens are; give"
+            " frozen=False"
+        )
+    return net
+
+
+def _check(images: Tensor, camera: Tensor, picture: Tensor, box: Tensor) -> None:
+    count, people = len(images), len(picture)
+    for what, found, wanted in (
+        ("pictures", images.shape, (count, 3, *images.shape[2:4])),
+        ("cameras", camera.shape, (count, 3, 3)),
+        ("boxes", box.shape, (people, 4)),
+    ):
+        if found != wanted or images.ndim != 4:
+            text = "B×3×H×W" if what == "pictures" else "×".join(map(str, wanted))
+            raise ValueError(f"{what} of shape {tuple(found)}; give {text}")
+    if not ((box[:, 2:] > box[:, :2]).all() and box.isfinite().all()):
+        raise ValueError("a box without area; give left, top, right, bottom in pixels, or leave it")
+    if people and not 0 <= picture.min() <= picture.max() < count:
+        raise ValueError(
+            f"people in pictures {sorted({*picture.tolist()})} of {count}; count from 0"
+        )
+
+
+def _linear(*widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in range(len(widths) - 1):
+        layers += [nn.ReLU()] * (i > 0) + [nn.Linear(widths[i], widths[i + 1])]
+    return nn.Sequential(*layers)
+
+
+def _conv(width: int, wanted: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width, wanted, 1), nn.BatchNorm2d(wanted), nn.ReLU())
+
+
+def _deconv(*widths: int) -> nn.Sequential:
+    """Twice as large for each step."""
+    layers: list[nn.Module] = []
+    for i in range(len(widths) - 1):
+        layer = nn.ConvTranspose2d(widths[i], widths[i + 1], 4, 2, 1, bias=False)
+        layers += [layer, nn.BatchNorm2d(widths[i + 1]), nn.ReLU()]
+    return nn.Sequential(*layers)
