@@ -40,6 +40,26 @@ def geometric(kind: Augmentation) -> Any | None:
     )
 
 
+def photometric() -> Any:
+    """Augmentation that moves no pixel and changes their colours, for training on rendered people.
+
+    Light, blur, noise and compression, such as cameras make. Seeded as `geometric`.
+    """
+    import albumentations as A
+    import torch
+
+    return A.Compose(
+        [
+            A.ColorJitter(0.3, 0.3, 0.3, 0.05, p=0.8),
+            A.ToGray(p=0.05),
+            A.OneOf([A.GaussianBlur((3, 5)), A.MotionBlur((3, 5))], p=0.2),
+            A.ISONoise(p=0.2),
+            A.ImageCompression(quality_range=(40, 95), p=0.3),
+        ],
+        seed=torch.initial_seed() % 2**32,
+    )
+
+
 def reseed(_: int) -> None:
     """`worker_init_fn` of a DataLoader: its own moves for each reading process, by its seed."""
     import torch

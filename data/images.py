@@ -90,13 +90,7 @@ class Picture:
         if pixels.dtype == np.uint16:
             pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         elif pixels.dtype == np.float32:
-            _check_finite(pixels, self.name)
-            low, high = float(pixels.min()), float(pixels.max())
-            if low < -0.5 or high > 1.5:
-                raise ImageError(
-                    f"{self.name}: float pixels reach from {low:g} to {high:g}, expected 0 to 1; "
-                    "divide them by their full scale"
-                )
+            check_unit(pixels, self.name)
             pixels = np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), np.uint8)
 
@@ -311,6 +305,17 @@ def _decode_deep(
     pixels = decoded[..., :1] if grey else decoded[..., 2::-1]  # BGR to RGB
     alpha = np.array(decoded[..., 3], np.uint16) if decoded.shape[2] == 4 else None
     return np.array(pixels, np.uint16, order="C"), alpha
+
+
+def check_unit(pixels: Pixels, name: str = "the picture") -> None:
+    """ImageError if float pixels are not finite or, but for a little overshoot, not in [0, 1]."""
+    _check_finite(pixels, name)
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < -0.5 or high > 1.5:
+        raise ImageError(
+            f"{name}: float pixels reach from {low:g} to {high:g}, expected 0 to 1; "
+            "divide them by their full scale"
+        )
 
 
 def _check_finite(pixels: Pixels, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ FIELDS = {
 }
 MOST = 1000
 """More people than a picture has."""
+DAMAGE = (
+    KeyError, ValueError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What reading a damaged .npz raises."""
 
 
 class RenderedPeople(Dataset[dict[str, Any]]):
@@ -154,8 +159,8 @@ def read_truth(path: Path) -> dict[str, Tensor]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in FIELDS}
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            found = {name: file[name].astype(np.float32) for name in FIELDS}
+    except DAMAGE as error:
         raise ValueError(f"{show(path)}: no truth of rendered people ({error})") from None
     sizes: dict[str, int] = {}
     for name, shape in FIELDS.items():
@@ -166,7 +171,9 @@ def read_truth(path: Path) -> dict[str, Tensor]:
         if found[name].shape != wanted or len(wanted) != len(shape):
             text = "×".join(map(str, shape))
             raise ValueError(f"{show(path)}: {name} is {found[name].shape}, {text} was expected")
-    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in found.items()}
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{show(path)}: {name} is not finite; write the set again")
+    return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
 def collate_people(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

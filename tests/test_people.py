@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import roma
 import torch
 
 from data.images import write_jpeg
-from data.people import FIELDS, RenderedPeople, collate_people
-from vision.body.people import VISIBLE, Crowd, People, main
+from data.people import FIELDS, RenderedClips, RenderedPeople, collate_people
+from vision.body.camera import project
+from vision.body.people import VISIBLE, Crowd, People, _View, main
 from vision.body.poses import draw_pose
 
 
@@ -58,10 +60,49 @@ def test_the_parameters_give_the_joints(
 
 
 def test_whoever_shows_whole_lies_in_the_box(drawn: list[tuple[np.ndarray, Crowd]]) -> None:
+    compared = 0
     for _, crowd in drawn:
-        for pixels, box in zip(crowd.pixels[crowd.visible > 0.9], crowd.box, strict=False):
-            assert (box[:2] - 8 <= pixels.max(0)).all()
-            assert (pixels.min(0) <= box[2:] + 8).all()
+        for pixels, box, visible in zip(crowd.pixels, crowd.box, crowd.visible, strict=True):
+            if visible > 0.99:
+                assert (box[:2] - 8 <= pixels.min(0)).all()
+                assert (pixels.max(0) <= box[2:] + 8).all()
+                compared += 1
+    assert compared >= 3
+
+
+def test_the_horizon_is_where_a_far_point_of_the_cameras_height_lies() -> None:
+    for seed in range(5):
+        view = _View(np.random.default_rng(seed), 96, 128)
+        far = view.before(np.array([[0, view.high, 1e5]]))
+        assert project(far, view.camera)[0, 1] == pytest.approx(view.horizon, abs=0.1)
+
+
+def test_feet_touch_the_floor_and_the_picture_shows_them_there() -> None:
+    """One alone: the mask is where the vertices are, and as low as the lowest of them."""
+    people = People(96, 128, most=1, occluders=0)
+    found = 0
+    for seed in range(8):
+        _, crowd = people.picture(seed)
+        if len(crowd.pose) and crowd.visible[0] > 0.98:
+            given = (torch.from_numpy(t) for t in (crowd.pose, crowd.shape, crowd.translation))
+            pixels = project(people.body(*given).vertices[0].numpy(), crowd.camera)
+            edges = np.concatenate([pixels.min(0), pixels.max(0)])
+            np.testing.assert_allclose(crowd.box[0], edges, atol=1.5)
+            found += 1
+    assert found >= 2
+
+
+def test_somebody_half_out_of_the_picture_shows_half() -> None:
+    """`visible` is a share of pixels: of a crowd's people none shows more than the whole."""
+    people = People(96, 128, most=1, occluders=0)
+    shares = []
+    for seed in range(30):
+        _, crowd = people.picture(seed)
+        for box, visible in zip(crowd.box, crowd.visible, strict=True):
+            cut = box[0] <= 0 or box[1] <= 0 or box[2] >= 128 or box[3] >= 96
+            assert (visible == pytest.approx(1, abs=0.05)) != cut or visible > 0.95
+            shares.append(visible)
+    assert min(shares) < 0.9 < 0.99 < max(shares)
 
 
 def test_most_people_stand_upright(people: People, drawn: list[tuple[np.ndarray, Crowd]]) -> None:
@@ -90,10 +131,44 @@ def test_photographs_behind(people: People) -> None:
 def test_knees_bend_one_way(people: People) -> None:
     knee = people.body.joint("left_knee")
     draw = np.random.default_rng(0)
-    bends = np.array([draw_pose(draw, people.body)[knee] for _ in range(50)])
+    bends = np.array([draw_pose(draw, people.body, people.curl_axes)[knee] for _ in range(50)])
     assert (bends[:, 0] >= 0).all()
     assert np.degrees(bends[:, 0]).max() > 60
     assert (bends[:, 1:] == 0).all()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_fingers_bend_to_the_palm(people: People, side: str) -> None:
+    """By the angle that is asked for, and the tips come nearer to the wrist."""
+    body = people.body
+    vectors = np.zeros((len(body.parents), 3))
+    for (finger, hand), axes in people.curl_axes.items():
+        if hand == side and finger != "thumb":
+            vectors[body.joint(f"{side}_{finger}2")] = np.radians(60) * axes[1]
+    pose = roma.rotvec_to_rotmat(torch.from_numpy(vectors).float())[None]
+    shape = body.neutral_shape[None]
+    rest, bent = (body(p, shape).joints[0].numpy() for p in (body.still(1), pose))
+    for finger in ("index", "middle", "ring", "pinky"):
+        second, third = (body.joint(f"{side}_{finger}{i}") for i in (2, 3))
+        bones = [joints[third] - joints[second] for joints in (rest, bent)]
+        cosine = bones[0] @ bones[1] / np.linalg.norm(bones[0]) / np.linalg.norm(bones[1])
+        assert np.degrees(np.arccos(cosine)) == pytest.approx(60, abs=0.5)
+        wrist = body.joint(f"{side}_wrist")
+        far = [np.linalg.norm(joints[third] - joints[wrist]) for joints in (rest, bent)]
+        assert far[1] < far[0] - 0.005
+
+
+def test_a_clip_moves_people_a_little_and_the_scene_not() -> None:
+    images, crowds = People(96, 128, most=2).clip(5, 4)
+    assert images.shape == (4, 96, 128, 3)
+    assert len(crowds) == 4
+    again, _ = People(96, 128, most=2).clip(5, 4)
+    np.testing.assert_array_equal(images, again)
+    first, second = crowds[0], crowds[1]
+    np.testing.assert_array_equal(first.track, second.track)
+    np.testing.assert_array_equal(first.shape, second.shape)
+    moved = np.linalg.norm(first.joints - second.joints, axis=-1)
+    assert 0 < moved.max() < 0.3
 
 
 def test_nobody_cannot_be_asked_for() -> None:
@@ -217,3 +292,48 @@ def test_wrong_calls(
     assert status == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_another_call_with_other_options_is_refused(tmp_path: Path) -> None:
+    call = [str(tmp_path / "set"), "--train", "1", "--val", "0", "--size", "64"]
+    assert main([*call, "--most", "1"]) == 0
+    assert main([*call, "--most", "1"]) == 0
+    assert main([*call, "--most", "2"]) == 2
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clips")
+    call = [str(root), "--train", "2", "--val", "0", "--size", "64", "--most", "2", "--frames", "4"]
+    assert main(call) == 0
+    return root
+
+
+def test_clips_are_read_in_pieces(clips: Path) -> None:
+    data = RenderedClips(clips, "train", frames=2)
+    assert len(data) == 4
+    item = data[1]
+    assert item["image"].shape == (2, 3, 64, 64)
+    assert item["camera"].shape == (2, 3, 3)
+    assert item["path"].endswith("0002.jpg")
+    batch = collate_people([data[0], data[2]])
+    assert batch["image"].shape == (2, 2, 3, 64, 64)
+    assert batch["camera"].shape == (4, 3, 3)
+    assert len(batch["owner"]) == len(batch["pose"]) == len(batch["track"])
+    assert batch["owner"].max() <= 3
+    first = set(batch["track"][batch["owner"] < 2].tolist())
+    assert not first & set(batch["track"][batch["owner"] >= 2].tolist())
+
+
+def test_pictures_of_another_size_are_fitted(clips: Path) -> None:
+    """Cameras, pixels and boxes move with them: joints still lie where the camera says."""
+    plain, fitted = (RenderedClips(clips, "train", size=s, frames=2)[0] for s in (None, 96))
+    assert fitted["image"].shape == (2, 3, 96, 96)
+    seen = project(fitted["joints"], fitted["camera"][fitted["owner"]])
+    torch.testing.assert_close(seen, fitted["pixels"], atol=0.05, rtol=0)
+    torch.testing.assert_close(fitted["box"], plain["box"] * 1.5)
+
+
+def test_no_clip_of_so_many_frames(clips: Path) -> None:
+    with pytest.raises(ValueError, match="no clip of 9 frames; write some with"):
+        RenderedClips(clips, "train", frames=9)

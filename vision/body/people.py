@@ -8,6 +8,7 @@ how far somebody is, as in photographs.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from data.images import read_rgb, write_jpeg
 from data.pairs import SPLITS
 from vision.body.anny import Anny
 from vision.body.camera import intrinsics, project
-from vision.body.poses import draw_pose
+from vision.body.poses import draw_pose, find_curl_axes
 from vision.body.raster import Seen, copied, normals, rasterise, spread
 
 SKIN = ((241, 205, 178), (224, 172, 138), (198, 134, 96), (141, 85, 54), (84, 52, 38))
@@ -93,18 +94,26 @@ class People:
         self.height, self.width, self.most = height, width, most
         self.backgrounds, self.occluders = backgrounds, occluders
         self.body = Anny()
+        self.curl_axes = find_curl_axes(self.body)
         bones = self.body.weights.argmax(1).numpy()
         self.part = np.array([_part(self.body.bone_names[bone]) for bone in bones])
         self.rest = self.body(self.body.still(1), self.body.neutral_shape[None]).vertices[0].numpy()
         self.faces = self.body.faces.numpy()
 
     def picture(self, seed: Sequence[int] | int) -> tuple[np.ndarray, Crowd]:
-        """A picture, uint8 H×W×3 RGB, and what is true of it; the same for the same seed."""
+        """A picture, uint8 H×W×3 RGB, and what is true of it; the same for the same seed.
+
+        Everybody in it shows VISIBLE of the silhouette or nothing: it is drawn anew until that is
+        so, since a piece of somebody would have to be found, and not be found.
+        """
         rng = np.random.default_rng(seed)
-        view = _View(rng, self.height, self.width)
-        pose, shape, place = self._draw(rng, view)
-        scene = self._scene(rng, view, place)
-        return self._seen(rng, scene, view, pose, shape, place)
+        while True:
+            view = _View(rng, self.height, self.width)
+            pose, shape, place = self._draw(rng, view)
+            scene = self._scene(rng, view, place)
+            image, crowd, pieces = self._seen(rng, scene, view, pose, shape, place)
+            if not pieces:
+                return image, crowd
 
     def clip(
         self, seed: Sequence[int] | int, frames: int, rate: float = 25.0
@@ -133,7 +142,7 @@ class People:
             )[0]
             spot = here + (there - here) * ease
             moment = (roma.rotvec_to_rotmat(between), shape, spot)
-            image, crowd = self._seen(rng, scene, view, *moment)
+            image, crowd, _ = self._seen(rng, scene, view, *moment)
             images.append(image)
             crowds.append(crowd)
         return np.stack(images), crowds
@@ -142,7 +151,7 @@ class People:
         self, rng: np.random.Generator, vectors: np.ndarray, place: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Where everybody is a second later: another pose, turned somewhat, a step further."""
-        later = np.stack([draw_pose(rng, self.body) for _ in vectors])
+        later = np.stack([draw_pose(rng, self.body, self.curl_axes) for _ in vectors])
         turn = Rotation.from_euler("y", rng.normal(0, 30, (len(later), 1)), degrees=True)
         later[:, 0] = (turn * Rotation.from_rotvec(vectors[:, 0])).as_rotvec()
         there = place + rng.normal(0, 0.4, place.shape)
@@ -157,7 +166,7 @@ class People:
             near = [np.linalg.norm(spot - other) < 0.7 for other in place]
             if not any(near) or rng.random() < 0.02:  # a full floor lets some stand closer
                 place.append(spot)
-        vectors = np.stack([draw_pose(rng, self.body) for _ in range(count)])
+        vectors = np.stack([draw_pose(rng, self.body, self.curl_axes) for _ in range(count)])
         pose = roma.rotvec_to_rotmat(torch.from_numpy(vectors).float())
         return (
             pose,
@@ -180,7 +189,8 @@ class People:
         pose: Tensor,
         shape: Tensor,
         place: np.ndarray,
-    ) -> tuple[np.ndarray, Crowd]:
+    ) -> tuple[np.ndarray, Crowd, bool]:
+        """The picture, its people, and whether pieces of others show."""
         with torch.no_grad():
             vertices, joints = (t.numpy() for t in self.body(pose, shape))
         lift = -vertices[..., 1].min(1)  # whoever it is stands on the floor
@@ -190,23 +200,20 @@ class People:
         image, seen = self._render(rng, scene, view, vertices, facing)
         pose = pose.clone()
         pose[:, 0] = torch.from_numpy(view.turn).float() @ pose[:, 0]
-        visible, boxes = zip(
-            *(self._visible(v, n, seen, view) for v, n in zip(vertices, facing, strict=True)),
-            strict=True,
-        )
-        shown = np.array(visible) >= VISIBLE
+        visible, boxes = self._visible(vertices, seen, view)
+        shown = visible >= VISIBLE
         crowd = Crowd(
             pose.numpy()[shown],
             shape.numpy()[shown],
             joints[shown, 0].astype(np.float32),
             joints[shown].astype(np.float32),
             project(joints[shown], view.camera).astype(np.float32),
-            np.array(boxes, np.float32)[shown],
-            np.array(visible, np.float32)[shown],
+            boxes[shown].astype(np.float32),
+            visible[shown].astype(np.float32),
             view.camera.astype(np.float32),
             np.flatnonzero(shown).astype(np.float32),
         )
-        return image, crowd
+        return image, crowd, bool(((visible > 0) & ~shown).any())
 
     def _clothes(self, rng: np.random.Generator) -> np.ndarray:
         """V×3 colours, 0 … 255, that one wears."""
@@ -290,19 +297,22 @@ class People:
         return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 4)) + 8 * rough
 
     def _visible(
-        self, vertices: np.ndarray, facing: np.ndarray, seen: Seen, view: _View
-    ) -> tuple[float, np.ndarray]:
-        """How much of a person shows, by the vertices that face the camera, and its box."""
-        towards = (facing * vertices).sum(1) < 0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            pixels = project(vertices, view.camera)
-        inside = ((pixels >= 0) & (pixels < [self.width, self.height])).all(1) & towards
-        x, y = (2 * pixels[inside]).astype(np.int64).T
-        inside[inside] = vertices[inside, 2] < seen.depth[y, x] + 0.03
-        if not inside.any():
-            return 0.0, np.zeros(4)
-        corners = np.concatenate([pixels[inside].min(0), pixels[inside].max(0)])
-        return float(inside.sum() / towards.sum()), corners
+        self, vertices: np.ndarray, seen: Seen, view: _View
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How much of each silhouette shows, N in [0, 1], and N×4 boxes of that in pixels."""
+        owner = np.where(seen.face < 0, -1, seen.face // len(self.faces))  # N is the box's
+        shares, boxes = np.zeros(len(vertices)), np.zeros((len(vertices), 4))
+        # The whole silhouette, alone on a canvas of twice the width and height.
+        wide = view.camera.copy()
+        wide[:2, 2] += self.width / 2, self.height / 2
+        for who, points in enumerate(vertices):
+            rows, columns = np.nonzero(owner == who)
+            if len(rows):
+                alone = rasterise(points, self.faces, wide, 2 * self.height, 2 * self.width)
+                shares[who] = min(1, len(rows) / 4 / max(1, (alone.face >= 0).sum()))
+                corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                boxes[who] = np.array(corners) / 2
+        return shares, boxes
 
 
 class _View:
@@ -313,7 +323,7 @@ class _View:
         self.high = rng.uniform(0.8, 2.2)
         down = math.radians(rng.uniform(-4, 14))
         # The camera's x is the world's −x, its y points down.
-        self.turn = np.diag([-1.0, -1.0, 1.0]) @ Rotation.from_euler("X", down).as_matrix()
+        self.turn = np.diag([-1.0, -1.0, 1.0]) @ Rotation.from_euler("X", -down).as_matrix()
         self.horizon = self.camera[1, 2] - self.camera[1, 1] * math.tan(down)
         self.width = width
 
@@ -377,8 +387,18 @@ def write(
 
     Picture or clip i of a split depends on the seed, the split, i and the options alone, and what
     is already there stays: a second call goes on where the first was broken off.
+
+    Raises:
+        ValueError: the set was begun with other options.
     """
     people = People(size, size, most, backgrounds)
+    options = {"seed": seed, "size": size, "most": most, "frames": frames}
+    options["backgrounds"] = len(backgrounds)
+    root.mkdir(parents=True, exist_ok=True)
+    told = root / "options.json"
+    if told.exists() and (begun := json.loads(told.read_text())) != options:
+        raise ValueError(f"{root}: was begun with {begun}, not {options}; name another folder")
+    told.write_text(json.dumps(options) + "\n")
     todo = [(split, i) for split, count in counts.items() for i in range(count)]
     console = Console(stderr=True)
     for split, index in track(todo, "drawing people", console=console, disable=len(todo) < 4):
@@ -394,9 +414,7 @@ def write(
 def _save(stem: Path, image: np.ndarray, crowd: Crowd) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(stem.with_suffix(".npz"), **crowd._asdict())
-    partial = stem.with_suffix(".partial.jpg")  # a picture that is there is whole
-    write_jpeg(partial, image, quality=95)
-    partial.rename(stem.with_suffix(".jpg"))
+    write_jpeg(stem.with_suffix(".jpg"), image, quality=95)  # last, and whole or not at all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

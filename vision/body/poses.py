@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -16,17 +18,14 @@ LIMITS: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     "shoulder": ((-40, 40), (-90, 30), (-55, 80)),
     "elbow": ((-40, 40), (-130, 0), (0, 0)),
     "wrist": ((-30, 30), (-20, 20), (-50, 50)),
-    **{
-        f"{finger}{i}": ((0, 0), (0, 0), (-70, 5))
-        for finger in ("index", "middle", "ring", "pinky")
-        for i in (1, 2, 3)
-    },
     "spine1": ((-5, 25), (-15, 15), (-10, 10)),
     "spine2": ((-5, 25), (-15, 15), (-10, 10)),
     "spine3": ((-5, 15), (-15, 15), (-10, 10)),
     "neck": ((-15, 20), (-30, 30), (-15, 15)),
     "head": ((-15, 20), (-30, 30), (-10, 10)),
 }
+CURLS = {"thumb": (-5, 40), **dict.fromkeys(("index", "middle", "ring", "pinky"), (-5, 80))}
+"""Degrees by which each of a finger's three joints bends towards the palm."""
 STANCES: dict[str, dict[str, tuple[int, int, int]]] = {
     # Where the draw begins, by joints of either side or of both.
     "standing": {"shoulder": (0, 0, -45)},
@@ -35,17 +34,44 @@ STANCES: dict[str, dict[str, tuple[int, int, int]]] = {
         "left_hip": (-25, 0, 0),
         "right_hip": (15, 0, 0),
         "right_knee": (25, 0, 0),
-        "elbow": (0, -20, 0),
     },
-    "sitting": {"shoulder": (0, -20, -40), "hip": (-85, 0, 10), "knee": (85, 0, 0)},
-    "reaching": {"shoulder": (0, -30, 50), "elbow": (0, -30, 0)},
+    "sitting": {"shoulder": (0, -20, -30), "hip": (-85, 0, 10), "knee": (85, 0, 0)},
+    "reaching": {"shoulder": (0, -30, 50), "elbow": (0, -40, 0)},
     "anything": {"shoulder": (0, -20, 0)},
 }
+BENT = {"elbow": (0, -25, 0)}
+"""Of all stances that say nothing else."""
 
 
-def draw_pose(rng: np.random.Generator, body: BodyModel) -> np.ndarray:
+CurlAxes = dict[tuple[str, str], np.ndarray]
+
+
+def find_curl_axes(body: BodyModel) -> CurlAxes:
+    """By finger and side: 3×3, around which unit vector each of its joints bends to the palm.
+
+    Bodies rest in other poses, so the axes are found: bones of a finger at rest bend a little
+    towards the palm already. Fingers of a hand bend around its knuckles' line, by their sum.
+    """
+    joints = body(body.still(1), body.neutral_shape[None]).joints[0].detach().numpy()
+    axes: CurlAxes = {}
+    for side in ("left", "right"):
+        chains = {f: joints[[body.joint(f"{side}_{f}{i}") for i in (1, 2, 3)]] for f in CURLS}
+        bends = {f: np.cross(c[1] - c[0], c[2] - c[1]) for f, c in chains.items()}
+        knuckles = chains["pinky"][0] - chains["index"][0]
+        bend = sum(bends[finger] for finger in chains if finger != "thumb")
+        knuckles = knuckles * np.sign(knuckles @ bend)
+        for finger, chain in chains.items():
+            around = bends[finger] if finger == "thumb" else knuckles
+            bones = chain[[1, 2, 2]] - chain[[0, 1, 1]]
+            bones = bones / np.linalg.norm(bones, axis=1, keepdims=True)
+            square = around - (bones @ around)[:, None] * bones  # no twist about the bone
+            axes[finger, side] = square / np.linalg.norm(square, axis=1, keepdims=True)
+    return axes
+
+
+def draw_pose(rng: np.random.Generator, body: BodyModel, curl_axes: CurlAxes) -> np.ndarray:
     """J×3 rotation vectors of `body`, standing in a world where y points up."""
-    stance = STANCES[str(rng.choice([*STANCES]))]
+    stance = BENT | STANCES[str(rng.choice([*STANCES]))]
     strength = rng.uniform(0.15, 0.8)
     vectors = np.zeros((len(body.parents), 3))
     for name, limits in LIMITS.items():
@@ -57,6 +83,11 @@ def draw_pose(rng: np.random.Generator, body: BodyModel) -> np.ndarray:
             mirror = (1, -1, -1) if side == "right_" else (1, 1, 1)
             joint = body.joint(f"{side}{name}")
             vectors[joint] = np.radians(moved.clip(low, high)) * mirror
+    for (finger, side), axes in curl_axes.items():
+        low, high = CURLS[finger]
+        bends = rng.uniform(0, 1) * high + strength * rng.normal(0, 12, 3)
+        for i, bend in enumerate(bends.clip(low, high)):
+            vectors[body.joint(f"{side}_{finger}{i + 1}")] = math.radians(bend) * axes[i]
     facing = rng.normal(0, 50) if rng.random() < 0.6 else rng.uniform(-180, 180)
     tilt = rng.normal(0, 4, 2)
     turn = Rotation.from_euler("YXZ", [180 + facing, *tilt], degrees=True)

@@ -217,7 +217,7 @@ class BoxNet(nn.Module):
         seen = sample(x, centres.detach()).unbind(1)  # 3 of N×C
         nets = (self.lhand_size, self.rhand_size, self.face_size)
         sizes = [net(part) for net, part in zip(nets, seen, strict=True)]
-        return centres / 8, torch.stack(sizes, 1)
+        return centres / 8, torch.stack(sizes, 1).float()
 
 
 class Levels(nn.Module):
@@ -480,7 +480,9 @@ class OSX(nn.Module):
             raise ValueError(f"crops of {tuple(crops.shape[1:])}; give 3×{CROP[0]}×{CROP[1]}")
         features, tokens = self.encoder(crops)
         heat, points = self.body_position_net(features)
-        pose, shape, cam = self.body_regressor(tokens, points.detach())
+        # Half precision, where it is asked for, ends here: it is too coarse for metres and pixels.
+        told = self.body_regressor(tokens, points.detach())
+        pose, shape, cam = (part.float() for part in told)
         centres, sizes = self.box_net(features, heat.detach())
         boxes = _grown(centres, sizes).detach()  # in tokens
         fingers, hands = self._hands(features, boxes[:, :2])
@@ -650,7 +652,7 @@ def towards(ray: Tensor) -> Tensor:
 
 def soft_argmax(maps: Tensor) -> tuple[Tensor, Tensor]:
     """N×P×(d×)h×w → softmax over each map, and the mean place N×P×2 or 3: x, y (, z) in bins."""
-    heat = maps.flatten(2).softmax(-1).unflatten(2, maps.shape[2:])
+    heat = maps.flatten(2).float().softmax(-1).unflatten(2, maps.shape[2:])
     axes = range(2, maps.ndim)
     means = []
     for axis in reversed(axes):
@@ -694,7 +696,7 @@ def _ask(
 
 
 def _turns(numbers: Tensor) -> Tensor:
-    return from_6d(numbers.float(), "rows")  # half precision is too coarse for rotations
+    return from_6d(numbers.float(), "rows")
 
 
 def _grown(centres: Tensor, sizes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vision.body import Body, BodyModel
-from vision.body.smpl import BODY, HANDS
+from vision.body.smpl import BODY, HANDS, SMPLX
 
 SHARED = (*BODY, *HANDS)
 """Joints that Anny and SMPL-X both have: 22 of the body, 15 of each hand."""
@@ -40,6 +40,11 @@ class MeshSpec:
     anchor: str | None = "pelvis"
     frames: int = 1
     hands_from_relaxed: bool = False
+
+    @property
+    def sees(self) -> int | None:
+        """Side of the square pictures that the net takes; None: any, it cuts crops out of them."""
+        return None if self.reads == "crops" else self.size[0]
 
 
 class People(NamedTuple):
@@ -90,6 +95,7 @@ def stand(people: People, spec: MeshSpec, body: BodyModel) -> Body:
 
 
 def _from_relaxed(rotations: Tensor, spec: MeshSpec, body: BodyModel) -> Tensor:
+    assert isinstance(body, SMPLX), "no other model has relaxed hands"
     means = roma.rotmat_to_rotvec(body.hand_means.flatten(0, 1))  # 30×3, left and right
     named = dict(zip(HANDS, means, strict=True))
     add = torch.stack([named.get(name, torch.zeros_like(means[0])) for name in spec.joints])

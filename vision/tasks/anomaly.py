@@ -31,6 +31,7 @@ from vision.tasks.results import (
     save_results,
     take_average,
 )
+from vision.tasks.schedule import steps_of
 
 # Pictures with a painted defect, to choose a scoring by: at most three of each held-out picture,
 # and no more than this in all, since each costs an inspection.
@@ -107,11 +108,9 @@ class AnomalyTask(LightningModule):
         if not trained:
             return None
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError("training without an end: set trainer.max_steps or trainer.max_epochs")
+        steps = steps_of(self.trainer)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=max(1, int(steps)) + 1, pct_start=0.05
+            optimizer, self.lr, total_steps=steps + 1, pct_start=0.05
         )
         return {
             "optimizer": optimizer,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -20,14 +19,8 @@ from vision.layers.state import fill_from
 from vision.losses.restoration import L1, RestorationLoss, lsgan, vanilla_gan
 from vision.metrics.restoration import psnr, psnr_b, psnr_y, ssim, ssim_y
 from vision.restoration.spec import Spec
-from vision.tasks.results import (
-    MODEL_FILE,
-    drop_modules,
-    one_device,
-    save_model,
-    save_results,
-    take_average,
-)
+from vision.tasks.results import SaveNet, drop_modules, one_device, save_net, save_results
+from vision.tasks.schedule import cosine, steps_of, stepwise
 
 SHOWN = 4
 """Validation pictures in the log: input, result and truth side by side."""
@@ -112,30 +105,19 @@ class RestorationTask(LightningModule):
         return self._optimizer(trained, self.lr, self.betas)
 
     def _optimizer(self, parameters: list[Any], lr: float, betas: tuple[float, float]) -> Any:
-        optimizer = torch.optim.Adam(parameters, lr, betas)
         batches = self._batches()
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self._factor(step, batches)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        optimizer = torch.optim.Adam(parameters, lr, betas)
+        return stepwise(optimizer, lambda step: self._factor(step, batches))
 
     def _batches(self) -> int:
-        """Of the whole training."""
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError("training without an end: set trainer.max_steps or trainer.max_epochs")
-        return max(1, int(steps))
+        return steps_of(self.trainer)
 
     def _factor(self, step: int, steps: int) -> float:
         """The learning rate of a step, over the first one's."""
-        rising = min(1.0, (step + 1) / max(1.0, self.warm_up * steps))
-        if self.halve_at is not None:
-            return rising * 0.5 ** sum(step >= milestone for milestone in self.halve_at)
-        low = self.min_lr / self.lr
-        return rising * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+        if self.halve_at is None:
+            return cosine(step, steps, self.warm_up, self.min_lr / self.lr)
+        halved = 0.5 ** sum(step >= milestone for milestone in self.halve_at)
+        return halved * min(1.0, (step + 1) / max(1.0, self.warm_up * steps))
 
     def on_fit_start(self) -> None:
         # Each of several processes draws crops and noise of its own.
@@ -233,8 +215,7 @@ class RestorationTask(LightningModule):
 
     def save(self, path: Path) -> None:
         """Write the finished net: weights, and how to build it again."""
-        state = {f"net.{name}": value for name, value in self.net.state_dict().items()}
-        save_model(self, state, path)
+        save_net(self, self.net, path)
 
 
 class AdversarialTask(RestorationTask):
@@ -341,21 +322,6 @@ class AdversarialTask(RestorationTask):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-
-
-class SaveNet(Callback):
-    """After the last step: write `model.ckpt` into the run's folder."""
-
-    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, RestorationTask)
-        if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
-            return
-        if not trainer.is_global_zero:
-            return  # several processes hold the same net
-        take_average(trainer, module)
-        path = Path(trainer.default_root_dir) / MODEL_FILE
-        module.cpu().save(path)
-        print(f"the net is {path}")
 
 
 def middle(images: Tensor, side: int = 384) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -53,6 +53,25 @@ def save_model(task: LightningModule, state: Mapping[str, Tensor], path: Path) -
     }
     task.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
+
+
+def save_net(task: LightningModule, net: nn.Module, path: Path) -> None:
+    """The same of a task whose net is all that is learned."""
+    save_model(task, {f"net.{name}": value for name, value in net.state_dict().items()}, path)
+
+
+class SaveNet(Callback):
+    """After the last step: write `model.ckpt` into the run's folder."""
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
+            return
+        if not trainer.is_global_zero:
+            return  # several processes hold the same net
+        take_average(trainer, module)
+        path = Path(trainer.default_root_dir) / MODEL_FILE
+        module.cpu().save(path)  # type: ignore[operator]
+        print(f"the net is {path}")
 
 
 def save_results(results: dict[str, float], folder: Path, **words: str) -> None:

@@ -31,7 +31,9 @@ from vision.layers.state import read_checkpoint
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.config_errors import Parser, explain
 from vision.tasks.datamodule import AnomalyData
+from vision.tasks.mesh import MeshTask
 from vision.tasks.pairs import RestorationData
+from vision.tasks.people import PeopleData
 from vision.tasks.restoration import AdversarialTask, RestorationTask
 
 logger = logging.getLogger(__name__)
@@ -41,14 +43,16 @@ TASKS: dict[str, tuple[type, type]] = {
     "inspect": (AnomalyTask, AnomalyData),
     "restore": (RestorationTask, RestorationData),
     "adversarial": (AdversarialTask, RestorationData),
+    "mesh": (MeshTask, PeopleData),
 }
-Task = Literal["inspect", "restore", "adversarial"]
+Task = Literal["inspect", "restore", "adversarial", "mesh"]
 LINKS: dict[type, dict[str, Callable[[Any], Any]]] = {
     AnomalyData: {"data.size": lambda model: model.net.input_size},
     RestorationData: {
         "data.scale": lambda model: model.spec.scale,
         "data.regions": lambda model: model.spec.regions,
     },
+    PeopleData: {"data.size": lambda model: model.spec.sees},
 }
 
 RECIPE = ("--config", "-c")

@@ -1,0 +1,249 @@
+"""Training, validating and testing any net that recovers people."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from vision import body as bodies
+from vision.body import Body
+from vision.body.camera import project
+from vision.body.smpl import BODY
+from vision.losses.mesh import MeshLoss
+from vision.mesh.people import MeshSpec, People, Truth, stand
+from vision.metrics.mesh import (
+    Matches,
+    acceleration_error,
+    aligned_error,
+    match,
+    point_error,
+    precision_recall_f1,
+)
+from vision.tasks.results import SaveNet, drop_modules, one_device, save_net, save_results
+from vision.tasks.schedule import cosine, steps_of, stepwise
+
+
+class MeshTask(LightningModule):
+    """Learn to recover the people of pictures or clips.
+
+    Args:
+        net: what recovers: has a `MeshSpec` under `spec`; `net(images, camera, at)` gives something
+            with `people` in it, and `assign` says which `at` true people are to be read from.
+        loss: of what it says against what is true.
+        body_models: folder of SMPL-X's or SMPL's files, where the net gives numbers of these.
+        lr: peak learning rate of AdamW, after a warm-up and before a cosine to nothing.
+        weight_decay: of AdamW.
+        warm_up: share of the steps over which the learning rate rises.
+        threshold: score from which somebody counts as found; the net's own by default.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: MeshLoss,
+        body_models: str | None = None,
+        lr: float = 5e-5,
+        weight_decay: float = 1e-4,
+        warm_up: float = 0.05,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        drop_modules(self)
+        if not isinstance(getattr(net, "spec", None), MeshSpec):
+            raise ValueError(
+                f"{type(net).__name__} has no spec (vision.mesh.people.MeshSpec); give it one"
+            )
+        self.net, self.loss = net, loss
+        spec: Any = net.spec
+        self.spec: MeshSpec = spec
+        folder = None if body_models is None else Path(body_models)
+        self.body = bodies.create(self.spec.body, folder)  # its arrays are in no state dict
+        self.lr, self.weight_decay, self.warm_up = lr, weight_decay, warm_up
+        self.options = {} if threshold is None else {"threshold": threshold}
+
+    # ---- training
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self._loss(batch, self.truth(batch), "train")
+
+    def _loss(self, batch: dict[str, Any], truth: Truth, stage: str) -> Tensor:
+        at, kept = self._assign(truth)
+        seen = self.net(batch["image"], batch["camera"], at)
+        terms = self.loss(self.net, seen, truth.take(kept), self.body)
+        for name, value in terms.items():
+            self.log(
+                f"{stage}/{name}",
+                value,
+                prog_bar=name == "loss",
+                on_epoch=True,
+                on_step=False,
+                sync_dist=True,
+                batch_size=len(batch["image"]),
+            )
+        return terms["loss"]
+
+    def _assign(self, truth: Truth) -> tuple[Any, Tensor]:
+        anchor = self.body.joint(self.spec.anchor or "pelvis")
+        pixel = project(truth.joints[:, anchor, None], truth.camera)[:, 0]
+        net: Any = self.net
+        return net.assign(truth.picture, pixel, truth.box)
+
+    @torch.no_grad()
+    def truth(self, batch: dict[str, Any]) -> Truth:
+        """Of a batch of `data.people.collate_people`; surfaces are decoded here."""
+        vertices, joints = self.body(batch["pose"], batch["shape"], batch["translation"])
+        owner = batch["owner"]
+        return Truth(
+            owner,
+            batch["pose"],
+            batch["shape"],
+            vertices,
+            joints,
+            batch["box"],
+            batch["camera"][owner],
+            batch["track"],
+        )
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.net.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, self.lr, weight_decay=self.weight_decay)
+        steps = steps_of(self.trainer)
+        return stepwise(optimizer, lambda step: cosine(step, steps, self.warm_up))
+
+    # ---- validation and test
+
+    def on_validation_epoch_start(self) -> None:
+        self.found = Found()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        truth = self.truth(batch)
+        self._loss(batch, truth, "val")
+        self.found.add(*self._recover(batch, truth), truth, self.body)
+
+    def on_validation_epoch_end(self) -> None:
+        means = {f"val/{name}": value for name, value in self.found.means().items()}
+        self.log_dict(means, prog_bar=True, sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        one_device(self.trainer, "a test")
+        self.found = Found()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        truth = self.truth(batch)
+        self.found.add(*self._recover(batch, truth), truth, self.body)
+
+    def on_test_epoch_end(self) -> None:
+        results = self.found.means()
+        self.log_dict({f"test/{name}": value for name, value in results.items()})
+        save_results(results, Path(self.trainer.default_root_dir), body=self.spec.body)
+
+    def _recover(self, batch: dict[str, Any], truth: Truth) -> tuple[People, Body]:
+        """As in use: the net finds the people itself, or gets their boxes if it asks for them."""
+        if self.spec.reads == "crops":
+            at, _ = self._assign(truth)
+            people = self.net(batch["image"], batch["camera"], at).people
+        else:
+            people = self.net(batch["image"], batch["camera"], **self.options).people
+        return people, stand(people, self.spec, self.body)
+
+    # ---- the finished net
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [SaveNet()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["visionmend"] = "mesh"
+        # Where the body models are is the user's affair.
+        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "body_models": None}
+
+    def save(self, path: Path) -> None:
+        """Write the finished net: weights, and how to build it again."""
+        save_net(self, self.net, path)
+
+
+class Found:
+    """Errors of the people found so far, in mm, and of the mean body where they are.
+
+    MPJPE over 22 joints of the body that all body models share, from the pelvis; hands from the
+    wrist and the face from the neck, over the vertices that follow them; `mpjpe_of_mean` is that of
+    the average body that stands and looks into the camera, with its pelvis at the right place, and
+    `mpjpe_of_turned` that of the same turned as the person is.
+    """
+
+    def __init__(self) -> None:
+        self.errors: defaultdict[str, list[float]] = defaultdict(list)
+        self.matches: list[Matches] = []
+
+    def add(self, people: People, stood: Body, truth: Truth, body: bodies.BodyModel) -> None:
+        """People of a batch, found and true."""
+        own = torch.tensor([body.joint(name) for name in BODY], device=truth.picture.device)
+        pairs: list[tuple[int, int]] = []
+        for picture in torch.cat([people.picture, truth.picture]).unique().tolist():
+            mine = (people.picture == picture).nonzero()[:, 0]
+            theirs = (truth.picture == picture).nonzero()[:, 0]
+            if not len(mine) or not len(theirs):
+                self.matches.append(Matches([], len(mine), len(theirs)))
+                continue
+            camera = truth.camera[theirs[0]]
+            found = match(
+                project(stood.joints[mine][:, own], camera).cpu().numpy(),
+                project(truth.joints[theirs][:, own], camera).cpu().numpy(),
+            )
+            self.matches.append(found)
+            pairs += [(int(mine[a]), int(theirs[b])) for a, b in found.pairs]
+        if pairs:
+            chosen = [torch.tensor(side, device=own.device) for side in zip(*pairs, strict=True)]
+            self._measure(Body(*(f[chosen[0]] for f in stood)), truth.take(chosen[1]), body, own)
+
+    def _measure(self, mine: Body, truth: Truth, body: bodies.BodyModel, own: Tensor) -> None:
+        origin, true_origin = mine.joints[:, 0], truth.joints[:, 0]
+        joints, wanted = mine.joints[:, own], truth.joints[:, own]
+        self._note("mpjpe", point_error(joints, wanted, origin, true_origin))
+        self._note("pa_mpjpe", aligned_error(joints, wanted))
+        self._note("pve", point_error(mine.vertices, truth.vertices, origin, true_origin))
+        for name, joint, words in PARTS:
+            some, start = body.part(*words), body.joint(joint)
+            points = (mine.vertices[:, some], truth.vertices[:, some])
+            starts = (mine.joints[:, start], truth.joints[:, start])
+            self._note(name, point_error(*points, *starts))
+        self._note("place", point_error(origin[:, None], true_origin[:, None]))
+        pose = body.still(len(truth.picture)).clone()
+        shape = body.neutral_shape.expand(len(pose), -1)
+        pose[:, 0] = torch.diag(torch.tensor([1.0, -1, -1])).to(pose)
+        for name in ("mpjpe_of_mean", "mpjpe_of_turned"):
+            mean = body(pose, shape).joints
+            self._note(name, point_error(mean[:, own], wanted, mean[:, 0], true_origin))
+            pose[:, 0] = truth.pose[:, 0]
+        for who in truth.track.unique():
+            rows = (truth.track == who).nonzero()[:, 0]
+            rows = rows[truth.picture[rows].argsort()]
+            if len(rows) > 2 and (truth.picture[rows].diff() == 1).all():
+                self._note("acceleration", acceleration_error(joints[rows], wanted[rows]))
+
+    def _note(self, name: str, values: Tensor) -> None:
+        self.errors["hands" if name.endswith("hand") else name] += values.tolist()
+
+    def means(self) -> dict[str, float]:
+        """Means over people; precision, recall and F1 of finding them."""
+        rates = dict(zip(("precision", "recall", "f1"), precision_recall_f1(self.matches)))  # noqa: B905
+        return {**rates, **{name: float(np.mean(values)) for name, values in self.errors.items()}}
+
+
+PARTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
+    *(
+        (f"{side}_hand", f"{side}_wrist",
+         tuple(f"{side}_{part}" for part in ("wrist", "thumb", "index", "middle", "ring", "pinky")))
+        for side in ("left", "right")
+    ),
+    ("face", "neck", ("head", "jaw", "eye")),
+)  # fmt: skip
+"""Of the body: the joint that errors count from, and words in the names of its joints."""
