@@ -295,13 +295,22 @@ def test_only_the_guilty_picture_of_a_batch_fails() -> None:
     assert rows()[1]["error"] == "in/1.png: thirteen is unlucky"
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
-def test_out_of_memory_halves_the_batch(error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("too much"),
+        MemoryError("too much"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+    ],
+    ids=["CUDA", "MemoryError", "MPS", "cuBLAS"],
+)
+def test_out_of_memory_halves_the_batch(error: Exception) -> None:
     class Small(FakePredictor):
         def predict(self, images):
             self.batches.append(len(images))
             if len(images) > 2 or any(len(image) == 99 for image in images):
-                raise error("too much")
+                raise error
             self.batches.pop()
             return super().predict(images)
 

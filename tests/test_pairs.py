@@ -5,6 +5,7 @@ import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from data.augment import geometric, reseed
 from data.degrade import Bicubic, Chain, Degradation, GaussianNoise, Jpeg, UnderDisplay, bicubic
 from data.images import ImageError, write_png
-from data.paired import Degraded, Paired
+from data.paired import Degraded, Paired, at_least
 from data.pairs import PairDataset, collate
 from data.regions import read_regions
 from data.udc import UDC
@@ -401,6 +402,25 @@ def test_degraded_refuses(clean: Path) -> None:
 
     with pytest.raises(ValueError, match=r"Halves returned float32 .* must return float32"):
         Degraded(clean, "val", degradation=Halves())[1]
+
+
+@pytest.mark.parametrize(
+    ("degradation", "size"), [(Jpeg(80), (64, 96)), (Bicubic(2), (128, 192))], ids=["1", "2"]
+)
+def test_small_pictures_are_enlarged_to_a_patch(
+    tmp_path: Path, degradation: Degradation, size: tuple[int, int]
+) -> None:
+    scale = degradation.scale
+    save(tmp_path / "train/1.png", noise(20, 30))
+    save(tmp_path / "val/1.png", noise(20, 30))
+    options: dict[str, Any] = {"scale": scale, "patch": 64, "degradation": degradation}
+    pair = Degraded(tmp_path, "train", **options, enlarge_small=True)[0]
+    assert pair["input"].shape == (3, 64, 64)
+    assert pair["target"].shape == (3, 64 * scale, 64 * scale)
+    assert at_least(noise(20, 30), 64 * scale).shape == (*size, 3)
+    assert Degraded(tmp_path, "val", **options, enlarge_small=True)[0]["target"].shape == (3, 20, 30)
+    with pytest.raises(ValueError, match=r"1\.png: its input of .* patch of 64"):
+        Degraded(tmp_path, "train", **options)[0]
 
 
 def test_degraded_grey(clean: Path) -> None:

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from nets import picture
 from trained import class_spec, fit, status
 
 import vision
 from vision.cli import infer, train
 from vision.layers.state import fill_from
-from vision.restoration import HAT
+from vision.losses import L1, MSE
+from vision.restoration import HAT, Discriminator, DWFormer
 from vision.restoration.hat import Dims
-from vision.tasks.restoration import RestorationTask
+from vision.tasks.restoration import AdversarialTask, RestorationTask
 from vision.tasks.training import task_of
 
 DIMS = {"embed_dim": 12, "depths": [2], "num_heads": 2, "squeeze": 3, "window": 8, "features": 8}
@@ -174,6 +176,52 @@ def test_what_cannot_be_begun_with(tmp_path: Path, content: Any, message: str) -
         torch.save(content, path)
     with pytest.raises(ValueError, match=message):
         RestorationTask(HAT(dims=Dims(**DIMS)), start_from=str(path))
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize("loss", [None, MSE()])
+def test_what_a_step_makes_smaller_is_the_loss_of_the_result(loss: Any) -> None:
+    torch.manual_seed(0)
+    net, batch = HAT(dims=Dims(**DIMS), scale=2), pair_of(8, 2)
+    found = RestorationTask(net, loss).training_step(batch, 0)
+    torch.testing.assert_close(found, (loss or L1())(net(batch["input"]), batch["target"]))
+    assert found > 0
+
+
+def pair_of(side: int, scale: int = 1) -> dict[str, Any]:
+    return {"input": picture(side, side), "target": picture(side * scale, side * scale) * 0.5}
+
+
+def test_the_discriminator_moves_the_net_by_its_weight() -> None:
+    torch.manual_seed(0)
+    net, judge, batch = DWFormer(**TINY_DWFORMER), Discriminator(width=8), pair_of(16)
+    gradients = []
+    for weight in (0.0, 0.0, 1.0):
+        task = AdversarialTask(net, judge.eval(), weight=weight)
+        net.zero_grad()
+        task._fooling_loss(batch, task.restore(batch)).backward()
+        gradients.append(net.out.weight.grad.clone())
+    assert torch.equal(gradients[0], gradients[1])
+    assert (gradients[0] - gradients[2]).abs().max() > 1e-4
+    assert all(p.grad is None for p in judge.parameters())  # which does not learn from it
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"halve_at": [1, 3]}, [1, 0.5, 0.5, 0.25, 0.25]),
+        ({"halve_at": []}, [1, 1, 1, 1, 1]),
+        ({"halve_at": [3], "warm_up": 0.5}, [0.5, 1, 1, 0.5, 0.5]),
+        ({"min_lr": 0.0}, [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0]),
+        ({"min_lr": 2e-3}, [1, 0.2 + 0.2 * (2 + 2**0.5), 0.6, 0.2 + 0.2 * (2 - 2**0.5), 0.2]),
+        ({"min_lr": 0.0, "warm_up": 0.75}, [1 / 3, (2 + 2**0.5) / 6, 0.5, (2 - 2**0.5) / 4, 0]),
+    ],
+)
+def test_learning_rates_of_four_steps_and_one_more(
+    options: dict[str, Any], wanted: list[float]
+) -> None:
+    task = RestorationTask(DWFormer(**TINY_DWFORMER), lr=1e-2, **options)
+    assert [task._factor(step, 4) for step in range(5)] == pytest.approx(wanted)
 
 
 @pytest.mark.slow

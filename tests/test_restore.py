@@ -113,11 +113,45 @@ def test_depth_and_channels_are_kept(
         (np.zeros((0, 4, 3), np.uint8), "give uint8, uint16 or float32"),
         (np.zeros((4, 4, 4), np.uint8), "a picture of 4 channels; give 1 or 3"),
         (np.full((4, 4, 3), np.nan, np.float32), "NaN or infinite"),
+        (np.full((4, 4, 3), 255, np.float32), "reach from 255 to 255, expected 0 to 1; divide"),
     ],
 )
 def test_pictures_that_are_refused(image: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RestorationPredictor(Double())(image)
+
+
+def test_a_little_overshoot_is_clipped() -> None:
+    image = np.array([[-0.25, 0.5, 1.25]], np.float32)
+    assert RestorationPredictor(Double())(image).pixels[0].tolist() == [0, 0, 0.5, 0.5, 1, 1]
+
+
+def test_a_net_whose_weights_are_damaged(tmp_path: Path) -> None:
+    net = HAT(scale=2, dims=TINY)
+    torch.nn.init.constant_(net.conv_first.weight, torch.nan)
+    torch.save(net.state_dict(), tmp_path / "nan.pth")
+    with pytest.raises(ValueError, match="not finite; its weights are damaged"):
+        vision.load(tmp_path / "nan.pth")(ramp(8, 8, 3, np.uint8))
+    write_png(tmp_path / "a.png", ramp(8, 8, 3, np.uint8))
+    call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert infer([*call, "--weights", str(tmp_path / "nan.pth")]) == 1
+    (row,) = rows(tmp_path / "out").values()
+    assert row["status"] == "error"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.jsonl"]
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_region_map_that_is_given_is_the_one_used(scale: int) -> None:
+    net = shaken(RAT(scale, width=8, groups=1, blocks=(1,)))
+    predictor, image = RestorationPredictor(net), ramp(32, 32, 1, np.uint8)
+    halves = np.repeat(np.arange(2), 16)[:, None].repeat(32, 1)
+    found = predictor(image, halves).pixels
+    assert not np.array_equal(predictor(image, np.zeros_like(halves)).pixels, found)
+    assert np.array_equal(predictor(image, 7 - halves).pixels, found)
+    enlarged = halves.repeat(scale, 0).repeat(scale, 1)  # as published maps are
+    assert np.array_equal(predictor(image, enlarged).pixels, found)
+    with pytest.raises(ValueError, match=r"a region map of \(96, 96\) for a picture of \(32, 32\)"):
+        predictor(image, halves.repeat(3, 0).repeat(3, 1))
 
 
 # --- the command
@@ -146,6 +180,11 @@ def test_every_kind_of_picture(published: Path, tmp_path: Path) -> None:
         assert (after.alpha is None) == (before.alpha is None)
         if before.alpha is None:
             assert after.pixels.shape[2] == before.pixels.shape[2]
+        else:
+            size = (2 * width, 2 * height)
+            wanted = cv2.resize(before.alpha, size, interpolation=cv2.INTER_CUBIC)
+            np.testing.assert_array_equal(after.alpha, wanted)
+            assert after.pixels.shape[2] == 3  # grey with alpha too
         assert cv2.imread(str(out / row["outputs"][1])).shape[:2] <= (2 * height, 2 * width)
     assert (out / "below" / "one.png").exists()
     assert found["line.png"]["pooling"] == "per tile"  # 1×2000 is above 512
@@ -313,6 +352,8 @@ def test_region_maps_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     call += ["--weights", str(tmp_path / "rat.pth")]
     assert infer([*call, "--regions", str(tmp_path / "maps")]) == 1
     found = rows(tmp_path / "out")
+    wanted = vision.load(tmp_path / "rat.pth")(ramp(32, 32, 1, np.uint8), labels).pixels
+    assert np.array_equal(read(tmp_path / "out" / "a.png").pixels, wanted)
     assert sorted(row["status"] for row in found.values()) == ["error", "ok"]
     assert any("b.png: has no region map; add" in str(row.get("error")) for row in found.values())
     assert infer([*call, "--regions", "nowhere"]) == 2

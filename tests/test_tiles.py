@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from data.degrade import bicubic
 from vision.layers.padding import mirror_pad
 from vision.run.restore import eightfold
-from vision.run.tiles import Tiler, out_of_memory, places
+from vision.run.memory import out_of_memory
+from vision.run.tiles import Tiler, places
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,9 @@ class Small:
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
         RuntimeError("not enough memory: you tried to allocate"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 @pytest.mark.parametrize("tile", [0, 512])

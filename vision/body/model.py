@@ -91,6 +91,13 @@ class BodyModel(nn.Module):
         turns = turned if facing is None else turned @ facing
         return Body(skin(rest, heads, self.weights, turns, joints), joints)
 
+    def part(self, *words: str) -> Tensor:
+        """Vertices that follow, above all, a joint whose name contains one of these words."""
+        named = [any(word in name for word in words) for name in self.joint_names]
+        return torch.tensor(named, device=self.weights.device)[self.weights.argmax(1)].nonzero()[
+            :, 0
+        ]
+
     def joint(self, name: str) -> int:
         """Index of a joint.
 

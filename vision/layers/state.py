@@ -15,21 +15,35 @@ WRAPPERS = ("params_ema", "params", "state_dict", "model")
 """Where authors keep the tensors, best first: averaged weights before those of the last step."""
 
 
-def tensors(checkpoint: Any) -> dict[str, Tensor] | None:
-    """The flat state dict in a checkpoint, or None if there is none.
+def tensors(checkpoint: Any, levels: int = 3) -> dict[str, Tensor] | None:
+    """The flat state dict in a checkpoint, in so many wrappers at most, or None if there is none.
 
     Of a checkpoint of ours, that of the net alone; its names lose their "net.".
+
+    Raises:
+        ValueError: a tensor that claims more than the file holds; a net built by it might be huge.
     """
-    for key in WRAPPERS:
+    for key in WRAPPERS if levels else ():
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
             if "visionmend" in checkpoint:
                 state = checkpoint[key].items()
                 return {k.removeprefix("net."): v for k, v in state if k.startswith("net.")}
-            return tensors(checkpoint[key])
+            return tensors(checkpoint[key], levels - 1)
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         return None
-    named = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in checkpoint.items())
-    return {k.removeprefix("module."): v for k, v in checkpoint.items()} if named else None
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in checkpoint.items()):
+        return None
+    for name, tensor in checkpoint.items():
+        if not _held(tensor):
+            raise ValueError(f"the tensor {name} claims more than the file holds; take another")
+    return {k.removeprefix("module."): v for k, v in checkpoint.items()}
+
+
+def _held(tensor: Tensor) -> bool:
+    """Whether there is a byte for every byte of it, unlike in one expanded, sparse or on meta."""
+    if tensor.is_meta or tensor.layout != torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
@@ -87,7 +101,11 @@ def fill_from(net: nn.Module, path: Path, anew: tuple[str, ...] = ()) -> None:
     Raises:
         ValueError: no checkpoint, or tensors that do not fit, listed.
     """
-    state, own = tensors(read_checkpoint(path)) or {}, net.state_dict()
+    checkpoint, own = read_checkpoint(path), net.state_dict()
+    try:
+        state = tensors(checkpoint) or {}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     found = misfits(own, state)
     wrong = {what: [n for n in names if not n.startswith(anew)] for what, names in found.items()}
     told = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)

@@ -108,6 +108,9 @@ class DWFormer(nn.Module):
         ValueError: dims that are no mirror image, or lists of other lengths.
     """
 
+    UNSAID = ("released",)
+    """Arguments that leave no trace in a checkpoint."""
+
     def __init__(
         self,
         dims: Sequence[int] = (24, 48, 96, 48, 24),

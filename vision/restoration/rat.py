@@ -162,6 +162,9 @@ class RAT(nn.Module):
         ValueError: a width that the heads do not divide, or a scale below 1.
     """
 
+    UNSAID = ("scale",)
+    """Arguments that leave no trace in a checkpoint."""
+
     def __init__(
         self,
         scale: int = 1,

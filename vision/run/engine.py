@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data.images import MAX_PIXELS, Picture, show
 from vision.run.manifest import Manifest, Row
+from vision.run.memory import out_of_memory
 from vision.run.reading import ReadAhead, Reading, frame_count
 from vision.run.sources import Source, find
 
@@ -189,7 +190,7 @@ class _Engine:
             return results
         if len(pictures) == 1:
             return [failure]
-        if _is_out_of_memory(failure):
+        if out_of_memory(failure):
             self.batch_size = len(pictures) // 2
             return self._predict(pictures)
         return [result for picture in pictures for result in self._predict([picture])]
@@ -244,18 +245,10 @@ def _row(reading: Reading, error: str | None, fields: dict[str, Any] | None = No
     return row | (fields or {})
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch  # late: a job without torch pays for it only here
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError)
-
-
 def _message(error: Exception, source: Source) -> str:
     """One line that names the input."""
     name = show(source.input)
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and _is_out_of_memory(error)
-    ):
+    if out_of_memory(error):
         return f"{name}: does not fit into memory; use a smaller picture or another --device"
     if isinstance(error, OSError):
         where = f" {show(error.filename)}" if error.filename else ""

@@ -12,16 +12,19 @@ from vision.layers.state import misfits
 from vision.restoration import HAT, RAT, DWFormer
 
 NETS: tuple[Any, ...] = (HAT, RAT, DWFormer)
-"""Nets whose published checkpoints are known; `describe(state)` gives the arguments of one."""
+"""Nets whose published checkpoints are known; `describe(state)` gives the arguments of one, but for
+those in `UNSAID`."""
 KNOWN = "give a model.ckpt that train.py wrote, or a published checkpoint of " + ", ".join(
     kind.__name__ for kind in NETS
 )
+_TOO_LARGE = (RuntimeError, MemoryError)  # RecursionError is the first, as is torch's lack of memory
 
 
-def build(state: Mapping[str, Tensor], path: Path, scale: int | None = None) -> nn.Module:
+def build(state: Mapping[str, Tensor], path: Path, said: Mapping[str, Any]) -> nn.Module:
     """The net that these tensors are of, filled.
 
-    `scale` is that of a RAT, which leaves no trace in its tensors; 1 if None.
+    `said` is what the caller says of the net; taken from it is what leaves no trace in the tensors
+    (the net's `UNSAID`), such as the scale of a RAT.
 
     Raises:
         ValueError: no known net, or tensors that are missing, surplus or of another shape; the
@@ -30,13 +33,13 @@ def build(state: Mapping[str, Tensor], path: Path, scale: int | None = None) -> 
     for kind in NETS:
         try:
             arguments = kind.describe(state)
-            if arguments is not None and kind is RAT and scale is not None:
-                arguments["scale"] = scale
-            net = None if arguments is None else kind(**arguments)
-        except (LookupError, ValueError, TypeError, ZeroDivisionError) as error:
+            told = {name: value for name, value in said.items() if name in kind.UNSAID}
+            net = None if arguments is None else kind(**{**arguments, **told})
+        except (LookupError, ValueError, TypeError, ArithmeticError, *_TOO_LARGE) as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(
                 f"{path}: looks like {kind.__name__}, but tensors that say its size are missing or"
-                f" of another shape ({error}); take the file as it was published"
+                f" of another shape ({reason}); take the file as it was published"
             ) from error
         if net is not None:
             break
@@ -44,9 +47,9 @@ def build(state: Mapping[str, Tensor], path: Path, scale: int | None = None) -> 
         raise ValueError(f"{path}: weights of another kind (keys {[*state][:4]}); {KNOWN}")
     found = misfits(net.state_dict(), state)
     if found:
-        told = "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items())
+        listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items())
         raise ValueError(
-            f"{path}: looks like {kind.__name__}, but its tensors do not fit ({told}); take the"
+            f"{path}: looks like {kind.__name__}, but its tensors do not fit ({listed}); take the"
             " file as it was published"
         )
     net.load_state_dict(dict(state))

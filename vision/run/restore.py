@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.images import FULL_SCALE, Picture, Pixels, write_jpeg, write_png, write_tiff
+from data.images import FULL_SCALE, Picture, Pixels, check_unit, write_jpeg, write_png, write_tiff
 from data.regions import superpixels
 from vision.layers.pooling import GlobalPool
 from vision.run.manifest import Manifest
@@ -89,15 +89,18 @@ class RestorationPredictor:
         """Restore uint8, uint16 or float32 (in [0, 1]) H×W, H×W×1 or H×W×3 RGB.
 
         Grey pictures stay grey: a net for colour sees them three times and its channels are
-        averaged. Colour passes a net for grey channel by channel.
+        averaged. Colour passes a net for grey channel by channel. Results are clipped to the full
+        scale, so floats to [0, 1].
 
         Args:
             image: the picture.
-            regions: H×W labels ≥ 0, for a net that attends within regions; by default superpixels
+            regions: H×W labels ≥ 0, for a net that attends within regions, or of the size of the
+                result, as published maps for nets that enlarge are; by default superpixels
                 (`data.regions.superpixels`). Other nets do not look at it.
 
         Raises:
-            ValueError: another dtype or shape, or pixels that are not finite.
+            ValueError: another dtype or shape; floats that are not finite or clearly not in [0, 1];
+                a net that gives such as are not finite.
         """
         if image.dtype not in FULL_SCALE or image.ndim not in (2, 3) or not image.size:
             raise ValueError(
@@ -110,10 +113,15 @@ class RestorationPredictor:
             raise ValueError(f"a picture of {channels} channels; give 1 or 3, and alpha apart")
         full = FULL_SCALE[image.dtype]
         values = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1) / full
-        if not values.isfinite().all():
-            raise ValueError("the picture has pixels that are NaN or infinite; replace them")
+        if image.dtype == np.float32:
+            check_unit(image)
         labels = self._labels(image, regions) if self.spec.regions else values[:0]
         restored, tiles = self._through(values, labels)
+        if not restored.isfinite().all():
+            raise ValueError(
+                "the net gave pixels that are not finite; its weights are damaged, or use"
+                " --precision fp32"
+            )
         levels = restored.clamp_(0, 1).mul_(full).permute(1, 2, 0).numpy()
         if image.dtype != np.float32:
             levels = np.rint(levels, out=levels)
@@ -125,6 +133,9 @@ class RestorationPredictor:
         if regions is None:
             pixels: Any = np.atleast_3d(image)
             regions = superpixels(Picture(pixels).rgb8())
+        scale, (height, width) = self.spec.scale, image.shape[:2]
+        if regions.shape == (scale * height, scale * width):
+            regions = regions[::scale, ::scale]
         if regions.shape != image.shape[:2]:
             raise ValueError(
                 f"a region map of {regions.shape} for a picture of {image.shape[:2]}; make it of"
@@ -175,7 +186,7 @@ class RestoreJob:
     """Restore pictures for the batch engine, `regions` giving the maps of a net that wants them.
 
     Per picture: `<name>.png` (`.tif` for float pixels) of the same depth and channels, alpha
-    enlarged apart by cubic interpolation, and `<name>.before-after.jpg`. In the row: `scale`,
+    enlarged apart by cubic interpolation (grey with alpha becomes RGBA), and `<name>.before-after.jpg`. In the row: `scale`,
     `width` and `height` of the result, `tiles`, and `pooling`: `whole`, or where a net that pools
     over the whole picture saw it in tiles, `per tile` or `shared`; its result then depends a little
     on the tiles. `regions` likewise, of a net that attends within regions.
@@ -204,7 +215,7 @@ class RestoreJob:
             return result
         height, width = result.pixels.shape[:2]
         alpha = cv2.resize(picture.alpha, (width, height), interpolation=cv2.INTER_CUBIC)
-        alpha = alpha.astype(picture.alpha.dtype)
+        alpha = alpha.clip(0, FULL_SCALE[picture.alpha.dtype]).astype(picture.alpha.dtype)
         colour = np.broadcast_to(result.pixels, (height, width, 3))
         return replace(result, pixels=np.dstack([colour, alpha]))
 
@@ -218,11 +229,11 @@ class RestoreJob:
         )
         outputs = [stem + suffix]
         (out / outputs[0]).parent.mkdir(parents=True, exist_ok=True)
-        write(out / outputs[0], result.pixels)
-        if self.before_after:
+        if self.before_after:  # first, so that what fails here leaves no result behind
             outputs.append(f"{stem}.before-after.jpg")
             after = Picture(result.pixels[..., :3], name=picture.name).rgb8()
             write_jpeg(out / outputs[1], before_after(picture.rgb8(), after))
+        write(out / outputs[0], result.pixels)
         height, width = result.pixels.shape[:2]
         tiled = spec.pools_globally and result.tiles > 1
         pooling = "shared" if self.predictor.shares else "per tile"

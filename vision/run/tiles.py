@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vision.layers.pooling import Passes, shared_pooling
+from vision.run.memory import out_of_memory
 
 Net = Callable[[Tensor], Tensor]
 OVERLAP = 32
@@ -127,11 +128,3 @@ def places(side: int, tile: int, overlap: int = OVERLAP) -> list[tuple[int, Tens
         (start, weight / total[start : start + tile])
         for start, weight in zip(starts, weights, strict=True)
     ]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a net ran out of memory; on a CPU torch says so in words only."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    said = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return "not enough memory" in said or "allocate memory" in said

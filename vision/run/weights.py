@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vision.run.restore import RestorationPredictor
 
 OWN = ("vision.", "data.")
+RESTORES = ("tile", "ensemble", "share_pooling", "precision", "scale")
+"""Options of `load` for nets that restore."""
 
 
 class CheckpointError(ValueError):
@@ -43,50 +45,76 @@ def load(
         scale: by how much a published RAT enlarges, which its checkpoint does not say (1 if None);
             other nets that restore must be of it.
         options: of a net that restores: `tile`, `ensemble`, `share_pooling` and `precision` of
-            `RestorationPredictor`.
+            `RestorationPredictor`. None is as good as leaving one out.
 
     Returns:
         A predictor: `predictor(image)` for one RGB uint8 H×W×3 picture, `predictor.net` the module.
 
     Raises:
         CheckpointError: missing, damaged, of another kind, not calibrated, with tensors missing or
-            surplus, or its backbone's weights are not to be had here.
+            surplus, or its backbone's weights are not to be had here; an option that this kind of
+            net does not take.
+        ValueError: a device that is not there, or an option out of range.
     """
     from vision.layers.state import read_checkpoint, tensors
 
     path = Path(path)
+    _check_device(device)
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    digest += f" scale {scale}" if scale is not None else ""
     if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
+        _check_options({"scale": scale, **options}, ("false_alarms",), f"{path}: is for `inspect`")
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
     from vision.run import published
     from vision.run.restore import RestorationPredictor
 
     sections = {"hyper_parameters", "state_dict"}
     if checkpoint.get("visionmend") == "restoration" and sections <= checkpoint.keys():
-        net = _restorer(checkpoint, OWN + trust, path)
+        net = _restorer(checkpoint, ("vision.restoration.", *trust), path)
     else:
-        state = tensors(checkpoint)
+        state = _described(path, lambda: tensors(checkpoint))
         if state is None:
             keys = [*checkpoint][:4]
             raise CheckpointError(
                 f"{path}: weights of another kind (keys {keys}); {published.KNOWN}"
             )
         try:
-            net = published.build(state, path, scale)
+            net = published.build(state, path, {} if scale is None else {"scale": scale})
         except ValueError as error:
             raise CheckpointError(str(error)) from error
+        unsaid: Any = net.UNSAID
+        digest += f" scale {scale}" if "scale" in unsaid and scale is not None else ""
+    wrong = {"false_alarms": false_alarms, **options}
+    _check_options(wrong, RESTORES, f"{path}: is for `restore`")
     spec: Any = net.spec
     if scale is not None and spec.scale != scale:
         raise CheckpointError(
             f"{path}: is of scale {spec.scale}, not {scale}; leave the scale out, or take another"
             " checkpoint"
         )
-    return RestorationPredictor(net, device=device, fingerprint=digest, **options)
+    given = {name: value for name, value in options.items() if value is not None}
+    return RestorationPredictor(net, device=device, fingerprint=digest, **given)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {device}: {reason}; use --device cpu") from error
+
+
+def _check_options(given: Mapping[str, Any], taken: tuple[str, ...], what: str) -> None:
+    wrong = [name for name, value in given.items() if value is not None and name not in taken]
+    if wrong:
+        raise CheckpointError(
+            f"{what} and takes no {', '.join(wrong)}; leave out all but {', '.join(taken)}"
+        )
 
 
 def _restorer(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path) -> nn.Module:
@@ -171,9 +199,13 @@ def _described(path: Path, build: Callable[[], Any]) -> Any:
         return build()
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except (ImportError, AttributeError, LookupError, TypeError) as error:
+    except (
+        *(ImportError, AttributeError, LookupError, TypeError),
+        *(ArithmeticError, RuntimeError, MemoryError),  # of sizes that no memory holds
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{path}: its net cannot be built by this version ({type(error).__name__}: {error});"
+            f"{path}: its net cannot be built by this version ({type(error).__name__}: {reason});"
             " take the version that trained it, or train again"
         ) from error
 
@@ -212,10 +244,11 @@ def _class(class_path: str, trusted: tuple[str, ...]) -> type[nn.Module]:
         is_net = isinstance(cls, type) and issubclass(cls, nn.Module)
         if is_net and f"{cls.__module__}.".startswith(trusted):
             return cls
-    raise CheckpointError(
-        f"names the class {class_path}, which is no net of ours; if you know the package, say"
-        f" --trust {class_path.split('.')[0]} (in Python trust=('{class_path.split('.')[0]}.',))"
-    )
+    package = class_path.split(".")[0]
+    cure = f"if you know the package, say --trust {package} (in Python trust=('{package}.',))"
+    if class_path.startswith(OWN):
+        cure = "give a model.ckpt that train.py wrote"
+    raise CheckpointError(f"names the class {class_path}, which is no net of ours; {cure}")
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], prefix: str, path: Path) -> None:
