@@ -21,12 +21,12 @@ TRAIN_USAGE = """usage: train.py {fit,validate,test} --config RECIPE [--data.roo
   validate  on held-out pictures: --ckpt_path RUN/last.ckpt
   test      AUROC and AU-PRO, or PSNR and SSIM: --ckpt_path RUN/model.ckpt
 
-What is trained, the recipe's `task` says: inspect, restore or adversarial.
+What is trained, the recipe's `task` says: inspect, restore, adversarial or mesh.
 `train.py fit --task restore --help` lists every key of such a recipe."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`mend train fit|validate|test …` and `mend inspect|restore|doctor …`."""
+    """`mend train fit|validate|test …` and `mend inspect|restore|mesh|doctor …`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["train"]:
         return train(argv[1:])
@@ -64,7 +64,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 
 def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
-    """`inspect | restore | doctor`.
+    """`inspect | restore | mesh | doctor`.
 
     Exit status 0 all done, 1 some inputs failed, 2 the call is wrong.
     """
@@ -73,6 +73,7 @@ def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inspect(commands.add_parser("inspect", help="find defects in pictures of parts"))
     _add_restore(commands.add_parser("restore", help="enlarge or clean pictures"))
+    _add_mesh(commands.add_parser("mesh", help="recover the people of pictures and videos"))
     check = commands.add_parser("doctor", help="say what works on this machine, what is missing")
     check.add_argument(
         "--body-models",
@@ -89,7 +90,9 @@ def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
 
         return doctor(arguments.body_models)
     try:
-        return {"inspect": _inspect, "restore": _restore}[arguments.command](arguments)
+        return {"inspect": _inspect, "restore": _restore, "mesh": _mesh}[arguments.command](
+            arguments
+        )
     except KeyboardInterrupt:
         return _interrupted("what is done stays done; call again to go on")
     except (ValueError, OSError) as error:
@@ -186,6 +189,51 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_mesh(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, batch_size=8)
+    parser.add_argument(
+        "--body-models",
+        type=Path,
+        metavar="DIR",
+        help="where smplx/SMPLX_NEUTRAL.npz and smpl/SMPL_NEUTRAL.pkl are (body_models)",
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="SCORE", help="from which somebody counts as found"
+    )
+    parser.add_argument(
+        "--fov",
+        type=float,
+        metavar="DEGREES",
+        help="what the camera sees along the picture's longer side (found by nets that can, or 60)",
+    )
+    parser.add_argument(
+        "--detector",
+        metavar="FILE",
+        help="weights of a net that finds people in whole pictures, for a net that takes crops",
+    )
+    parser.add_argument(
+        "--smooth", action="store_true", help="smooth the tracks of videos (1€ filter)"
+    )
+
+
+def _mesh(arguments: argparse.Namespace) -> int:
+    for name, low, high in (("threshold", 0, 1), ("fov", 0, 180)):
+        given = getattr(arguments, name)
+        if given is not None and not low < given < high:
+            raise ValueError(f"--{name} {given}: give a number between {low} and {high}")
+    from vision.run.mesh import MeshJob, MeshPredictor
+
+    options = {"fov": arguments.fov, "body_models": arguments.body_models}
+    detector = None
+    if arguments.detector:
+        detector = _load(arguments, weights=arguments.detector, **options)
+    predictor = _load(arguments, threshold=arguments.threshold, detector=detector, **options)
+    for found in (predictor, detector):
+        if found is not None and not isinstance(found, MeshPredictor):
+            raise ValueError(f"{arguments.weights}: weights of another kind, not for `mesh`")
+    return _run(MeshJob(predictor, smooth=arguments.smooth), arguments, "recovered")
+
+
 def _inspect(arguments: argparse.Namespace) -> int:
     predictor = _load(arguments, false_alarms=arguments.false_alarms)
     from vision.run.inspect import InspectJob
@@ -206,7 +254,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         scale=arguments.scale,
     )
-    from vision.run.regions import region_source
+    from vision.run.regions import fingerprint, region_source
     from vision.run.restore import RestorationPredictor, RestoreJob
 
     if not isinstance(predictor, RestorationPredictor):
@@ -220,11 +268,11 @@ def _restore(arguments: argparse.Namespace) -> int:
             " maps; leave it out"
         )
     job = RestoreJob(predictor, before_after=not arguments.no_before_after, regions=regions)
-    job.fingerprint += f" regions {arguments.regions}" if regions else ""
+    job.fingerprint += f" regions {fingerprint(arguments.regions)}" if regions else ""
     return _run(job, arguments, "restored")
 
 
-def _load(arguments: argparse.Namespace, **options: Any) -> Any:
+def _load(arguments: argparse.Namespace, weights: str | None = None, **options: Any) -> Any:
     """The predictor, after a look at everything that can be wrong before seconds of loading."""
     least = {
         "batch_size": 1,
@@ -244,7 +292,8 @@ def _load(arguments: argparse.Namespace, **options: Any) -> Any:
     from vision.run.weights import load
 
     trust = tuple(f"{package}." for package in arguments.trust)
-    return load(arguments.weights, device=_device(arguments.device), trust=trust, **options)
+    weights = weights or arguments.weights
+    return load(weights, device=_device(arguments.device), trust=trust, **options)
 
 
 def _run(job: Job, arguments: argparse.Namespace, done: str) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 """Where authors keep the tensors, best first: averaged weights before those of the last step."""
+WANTED = "the model.ckpt of a run (runs/<recipe>/<n>/model.ckpt)"
 
 
 def tensors(checkpoint: Any, levels: int = 3) -> dict[str, Tensor] | None:
@@ -61,9 +62,7 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str,
     return {what: sorted(names) for what, names in found.items() if names}
 
 
-def read_checkpoint(
-    path: Path, wanted: str = "the model.ckpt of a run (runs/<recipe>/<n>/model.ckpt)"
-) -> dict[str, Any]:
+def read_checkpoint(path: Path, wanted: str = WANTED) -> dict[str, Any]:
     """A checkpoint of tensors and plain values, or a safetensors file; `wanted` is the cure's.
 
     Raises:
@@ -92,6 +91,15 @@ def read_checkpoint(
     return checkpoint
 
 
+def read_tensors(path: Path, wanted: str = WANTED) -> dict[str, Tensor] | None:
+    """The flat state dict in a file, or None if there is none; errors as of `read_checkpoint`."""
+    checkpoint = read_checkpoint(path, wanted)
+    try:
+        return tensors(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def fill_from(net: nn.Module, path: Path, anew: tuple[str, ...] = ()) -> None:
     """Fill `net` from a checkpoint, one of ours or a published one.
 
@@ -101,11 +109,7 @@ def fill_from(net: nn.Module, path: Path, anew: tuple[str, ...] = ()) -> None:
     Raises:
         ValueError: no checkpoint, or tensors that do not fit, listed.
     """
-    checkpoint, own = read_checkpoint(path), net.state_dict()
-    try:
-        state = tensors(checkpoint) or {}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    state, own = read_tensors(path) or {}, net.state_dict()
     found = misfits(own, state)
     wrong = {what: [n for n in names if not n.startswith(anew)] for what, names in found.items()}
     told = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)

@@ -58,6 +58,7 @@ class MultiHMRLoss(MeshLoss):
 
     default = {
         "heat": 10.0,
+        "fov": 1.0,
         "offset": 1.0,
         "rotation": 0.1,
         "shape": 1.0,
@@ -73,6 +74,9 @@ class MultiHMRLoss(MeshLoss):
         heat = torch.zeros_like(seen.heat)
         heat[seen.at] = 1
         found = {"heat": focal(seen.heat, heat)}
+        if seen.fov is not None:  # of the variant for Anny, whose weight is not published: ours
+            true = 2 * (net.spec.size[1] / 2 / seen.camera[:, 0, 0]).atan()
+            found["fov"] = (seen.fov - true).abs().mean()
         if not len(truth.picture):
             return found
         people, stood = seen.people, stand(seen.people, net.spec, body)

@@ -44,6 +44,8 @@ class Seen(NamedTuple):
         offset: N×2, from the middle of the patch to the head, in patches, x and y.
         depth: N numbers that say how far the head is; see `depth_number` of the net.
         camera: B×3×3, that was given or found.
+        fov: B, the angle in radians that the net finds the pictures to be seen with; None if it
+            does not look for it.
     """
 
     people: People
@@ -52,6 +54,7 @@ class Seen(NamedTuple):
     offset: Tensor
     depth: Tensor
     camera: Tensor
+    fov: Tensor | None = None
 
 
 class SelfAttention(nn.Module):
@@ -336,6 +339,8 @@ class MultiHMRAnny(_OneShot):
         order: of the six numbers of a rotation.
     """
 
+    finds_camera = True
+
     def __init__(
         self,
         backbone: Backbone | None = None,
@@ -377,8 +382,9 @@ class MultiHMRAnny(_OneShot):
         """As of `MultiHMR`; without a camera, the one that it finds."""
         cls, patches, heat = self.see(images)
         at, score = self.cells(heat, at, threshold)
+        fov = math.pi * self.fov(cls)[:, 0].sigmoid()
         if camera is None:
-            camera = self.found_camera(cls)
+            camera = self.found_camera(fov)
         tokens = self.to_token(patches.movedim(1, -1)) + self.places  # B×g×g×D
         out = self.decoder(tokens[at], tokens.movedim(-1, 1), at)
         offset, depth = self.offset(out), self.dist(out)[:, 0]
@@ -387,12 +393,11 @@ class MultiHMRAnny(_OneShot):
         far = own[:, 0, 0] / depth.exp().clamp(min=1e-5)
         place = unproject(self.head(at, offset)[:, None], far[:, None], own)[:, 0]
         people = People(at[0], score, rotations, self.shape(out).sigmoid(), place)
-        return Seen(people, heat, at, offset, depth, camera)
+        return Seen(people, heat, at, offset, depth, camera, fov)
 
-    def found_camera(self, cls: Tensor) -> Tensor:
-        """B×D class tokens → B×3×3 intrinsics, of a camera that looks at the middle."""
-        fov = math.pi * self.fov(cls)[:, 0].sigmoid()
-        camera = torch.eye(3, device=cls.device, dtype=cls.dtype).repeat(len(cls), 1, 1)
+    def found_camera(self, fov: Tensor) -> Tensor:
+        """B angles → B×3×3 intrinsics, of a camera that looks at the middle."""
+        camera = torch.eye(3, device=fov.device, dtype=fov.dtype).repeat(len(fov), 1, 1)
         camera[:, 0, 0] = camera[:, 1, 1] = self.size / 2 / (fov / 2).tan()
         camera[:, :2, 2] = self.size / 2
         return camera

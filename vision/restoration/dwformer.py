@@ -125,7 +125,7 @@ class DWFormer(nn.Module):
                 f"DWFormer of dims {[*dims]}, depths {[*depths]}, mlp_ratios {[*mlp_ratios]}: give"
                 " five of each, the dims alike from both ends"
             )
-        self.spec = Spec(1, 4, channels, pools_globally=True, sums_globally=released)
+        self.spec = Spec(1, channels, pools_globally=True, sums_globally=released)
         stages = [
             Stage(dim, ratio, depth, released)
             for dim, ratio, depth in zip(dims, mlp_ratios, depths, strict=True)

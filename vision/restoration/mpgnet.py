@@ -165,7 +165,7 @@ class MPGNet(nn.Module):
 
     def __init__(self, display: str = "poled", blocks: int = 6) -> None:
         super().__init__()
-        self.spec = Spec(scale=1, multiple=4, channels=3, pools_globally=True)
+        self.spec = Spec(scale=1, channels=3, pools_globally=True)
         self.attenuation = BrightnessAttenuation(display)
         self.blur = Blur(blocks)
         self.noise = Noise()

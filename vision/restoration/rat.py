@@ -180,7 +180,8 @@ class RAT(nn.Module):
                 f"RAT of scale {scale}, width {width}: give a scale of 1 or more, and a width that"
                 f" makes the middle ({dims[-1]}) a multiple of its {HEADS} heads"
             )
-        self.spec = Spec(scale, WINDOW * 2 ** len(blocks), channels, True, regions=True)
+        self.spec = Spec(scale, channels, pools_globally=True, regions=True)
+        self.multiple = WINDOW * 2 ** len(blocks)
         self.intro = nn.Conv2d(channels, width, 3, padding=1)
         self.encoders = nn.ModuleList(
             nn.Sequential(*(NAFBlock(dim) for _ in range(count)))
@@ -219,7 +220,7 @@ class RAT(nn.Module):
             images = F.interpolate(images, scale_factor=scale, mode="bilinear")
         height, width = images.shape[-2:]
         labels = self._labels(regions, (height, width), size)
-        image = mirror_pad(images, self.spec.multiple)
+        image = mirror_pad(images, self.multiple)
         image = image.contiguous(memory_format=torch.channels_last)
         x, skips = self.intro(image), []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
@@ -246,7 +247,7 @@ class RAT(nn.Module):
         if regions.min() < 0:
             raise ValueError(f"a region map with the label {regions.min():g}; labels begin at 0")
         step = 2 ** len(self.downs)
-        return mirror_pad(regions, self.spec.multiple)[:, 0, ::step, ::step]
+        return mirror_pad(regions, self.multiple)[:, 0, ::step, ::step]
 
     @classmethod
     def describe(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:

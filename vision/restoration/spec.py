@@ -11,7 +11,6 @@ class Spec:
 
     Attributes:
         scale: sides of the output over sides of the input.
-        multiple: what the net pads the sides of its input to.
         channels: of the pictures it takes, 3 for RGB or 1 for grey.
         pools_globally: whether it pools over the whole picture, so that tiles differ from the
             whole.
@@ -21,7 +20,6 @@ class Spec:
     """
 
     scale: int
-    multiple: int
     channels: int
     pools_globally: bool
     regions: bool = False

@@ -17,7 +17,10 @@ those in `UNSAID`."""
 KNOWN = "give a model.ckpt that train.py wrote, or a published checkpoint of " + ", ".join(
     kind.__name__ for kind in NETS
 )
-_TOO_LARGE = (RuntimeError, MemoryError)  # RecursionError is the first, as is torch's lack of memory
+_TOO_LARGE = (
+    RuntimeError,
+    MemoryError,
+)  # RecursionError is the first, as is torch's lack of memory
 
 
 def build(state: Mapping[str, Tensor], path: Path, said: Mapping[str, Any]) -> nn.Module:

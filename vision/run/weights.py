@@ -6,18 +6,21 @@ import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vision.anomaly import Detector, Scorer
+    from vision.run.mesh import MeshPredictor
     from vision.run.predictor import AnomalyPredictor
     from vision.run.restore import RestorationPredictor
 
 OWN = ("vision.", "data.")
 RESTORES = ("tile", "ensemble", "share_pooling", "precision", "scale")
 """Options of `load` for nets that restore."""
+RECOVERS = ("body_models", "threshold", "fov", "detector")
+"""Those for nets that recover people."""
 
 
 class CheckpointError(ValueError):
@@ -31,7 +34,7 @@ def load(
     trust: tuple[str, ...] = (),
     scale: int | None = None,
     **options: Any,
-) -> AnomalyPredictor | RestorationPredictor:
+) -> AnomalyPredictor | RestorationPredictor | MeshPredictor:
     """Load a checkpoint and return its predictor; what it is of is read from its keys.
 
     Args:
@@ -65,15 +68,21 @@ def load(
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    sections = {"hyper_parameters", "state_dict"}
+    if checkpoint.get("visionmend") == "mesh" and {"backbones", *sections} <= checkpoint.keys():
+        net = _of_ours(checkpoint, ("vision.mesh.", "vision.backbones.", *trust), path)
+        _check_backbones(net, checkpoint["backbones"], path)
+        wrong = {"false_alarms": false_alarms, "scale": scale, **options}
+        _check_options(wrong, RECOVERS, f"{path}: is for `mesh`")
+        return _mesh_predictor(net, device, digest, options)
     if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
         _check_options({"scale": scale, **options}, ("false_alarms",), f"{path}: is for `inspect`")
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
     from vision.run import published
     from vision.run.restore import RestorationPredictor
 
-    sections = {"hyper_parameters", "state_dict"}
     if checkpoint.get("visionmend") == "restoration" and sections <= checkpoint.keys():
-        net = _restorer(checkpoint, ("vision.restoration.", *trust), path)
+        net = _of_ours(checkpoint, ("vision.restoration.", *trust), path)
     else:
         state = _described(path, lambda: tensors(checkpoint))
         if state is None:
@@ -117,14 +126,27 @@ def _check_options(given: Mapping[str, Any], taken: tuple[str, ...], what: str) 
         )
 
 
-def _restorer(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path) -> nn.Module:
-    """The net that restores of a checkpoint of ours, filled."""
+def _mesh_predictor(
+    net: nn.Module, device: str, digest: str, options: Mapping[str, Any]
+) -> MeshPredictor:
+    from vision import body
+    from vision.run.mesh import MeshPredictor
+
+    given = {name: value for name, value in options.items() if value is not None}
+    folder, spec = given.pop("body_models", None), cast("Any", net.spec)
+    model = body.create(spec.body, folder)
+    return MeshPredictor(net, model, device=device, fingerprint=digest, **given)
+
+
+def _of_ours(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path) -> nn.Module:
+    """The net that a checkpoint of ours describes, filled."""
     from torch import nn
 
     spec = checkpoint["hyper_parameters"].get("net")
-    net = _described(path, lambda: _build(spec, "net", {}, trusted))
+    pinned = {name: told["source"] for name, told in checkpoint.get("backbones", {}).items()}
+    net = _described(path, lambda: _build(spec, "net", pinned, trusted))
     if not isinstance(net, nn.Module) or not hasattr(net, "spec"):
-        raise CheckpointError(f"{path}: describes no net that restores; give one of train.py")
+        raise CheckpointError(f"{path}: describes no net of ours; give one of train.py")
     _fill(net, checkpoint["state_dict"], "net.", path)
     return net
 
@@ -137,20 +159,12 @@ def _inspector(
     false_alarms: float | None,
     trusted: tuple[str, ...],
 ) -> AnomalyPredictor:
-    from vision.backbones import Backbone, WeightsError
     from vision.run.predictor import AnomalyPredictor
 
     net, scorer = _rebuild(checkpoint, trusted, path)
     _fill(net, checkpoint["state_dict"], "net.", path)
     _fill(scorer, checkpoint["state_dict"], "scorer.", path)
-    for name, wanted in checkpoint["backbones"].items():
-        backbone = dict(net.named_modules()).get(name.removeprefix("net."))
-        if not isinstance(backbone, Backbone):
-            raise CheckpointError(f"{path}: its net has no backbone {name}; train again")
-        try:
-            backbone.check(wanted)
-        except WeightsError as error:
-            raise CheckpointError(f"{path}: {error}") from error
+    _check_backbones(net, checkpoint["backbones"], path)
     if not scorer.calibrated:
         raise CheckpointError(
             f"{path}: training did not come to its end, so there is no threshold; take model.ckpt"
@@ -160,6 +174,20 @@ def _inspector(
         scorer.allow(false_alarms)
         digest += f" at {false_alarms:g}"
     return AnomalyPredictor(net, scorer, device=device, fingerprint=digest)
+
+
+def _check_backbones(net: nn.Module, told: Mapping[str, Any], path: Path) -> None:
+    """CheckpointError unless frozen backbones have the weights they were trained with."""
+    from vision.backbones import Backbone, WeightsError
+
+    for name, wanted in told.items():
+        backbone = dict(net.named_modules()).get(name.removeprefix("net."))
+        if not isinstance(backbone, Backbone):
+            raise CheckpointError(f"{path}: its net has no backbone {name}; train again")
+        try:
+            backbone.check(wanted)
+        except WeightsError as error:
+            raise CheckpointError(f"{path}: {error}") from error
 
 
 def _rebuild(

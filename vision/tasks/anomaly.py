@@ -20,12 +20,13 @@ from torch import Tensor
 from data.defects import paint
 from vision.anomaly.detector import Detector, exactly
 from vision.anomaly.scoring import COMPONENTS, Scorer, best_scoring
-from vision.backbones import Backbone
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
 from vision.tasks.results import (
     MODEL_FILE,
+    check_backbones,
     drop_modules,
+    frozen_backbones,
     one_device,
     save_model,
     save_results,
@@ -122,17 +123,10 @@ class AnomalyTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["visionmend"] = "anomaly"
-        checkpoint["backbones"] = {
-            name: {"name": m.name, "source": m.source, "fingerprint": m.fingerprint}
-            for name, m in self.named_modules()
-            if isinstance(m, Backbone) and m.frozen  # the others are in the state dict
-        }
+        checkpoint["backbones"] = frozen_backbones(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name, wanted in checkpoint["backbones"].items():
-            backbone = self.get_submodule(name)
-            assert isinstance(backbone, Backbone)
-            backbone.check(wanted)
+        check_backbones(self, checkpoint)
         for schedule in checkpoint.get("lr_schedulers", []):
             # Training may go on for longer than it was begun for.
             for key in ("total_steps", "_schedule_phases"):

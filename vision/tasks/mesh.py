@@ -27,7 +27,15 @@ from vision.metrics.mesh import (
     point_error,
     precision_recall_f1,
 )
-from vision.tasks.results import SaveNet, drop_modules, one_device, save_net, save_results
+from vision.tasks.results import (
+    SaveNet,
+    check_backbones,
+    drop_modules,
+    frozen_backbones,
+    one_device,
+    save_net,
+    save_results,
+)
 from vision.tasks.schedule import cosine, steps_of, stepwise
 
 
@@ -162,8 +170,12 @@ class MeshTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["visionmend"] = "mesh"
+        checkpoint["backbones"] = frozen_backbones(self)
         # Where the body models are is the user's affair.
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "body_models": None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_backbones(self, checkpoint)
 
     def save(self, path: Path) -> None:
         """Write the finished net: weights, and how to build it again."""

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from vision.backbones import Backbone
+
 MODEL_FILE = "model.ckpt"
 """What `train.py fit` leaves in the run's folder."""
 
@@ -53,6 +55,23 @@ def save_model(task: LightningModule, state: Mapping[str, Tensor], path: Path) -
     }
     task.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
+
+
+def frozen_backbones(task: LightningModule) -> dict[str, dict[str, str]]:
+    """What a checkpoint says of weights that stay out of it, by the names of their modules."""
+    return {
+        name: {"name": m.name, "source": m.source, "fingerprint": m.fingerprint}
+        for name, m in task.named_modules()
+        if isinstance(m, Backbone) and m.frozen  # the others are in the state dict
+    }
+
+
+def check_backbones(task: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """ValueError unless they are those that the checkpoint was trained with."""
+    for name, wanted in checkpoint["backbones"].items():
+        backbone = task.get_submodule(name)
+        assert isinstance(backbone, Backbone)
+        backbone.check(wanted)
 
 
 def save_net(task: LightningModule, net: nn.Module, path: Path) -> None:

@@ -1,0 +1,251 @@
+"""Learning to recover people, and recovering them: from a recipe to the files of a call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import vision
+from data.images import write_jpeg, write_png
+from data.people import RenderedPeople, collate_people
+from vision.body.people import People, main
+from vision.cli import infer, train
+from vision.losses import MultiHMRLoss
+from vision.mesh.people import People as Recovered
+from vision.mesh.people import Truth, stand
+from vision.run.mesh import MeshPredictor
+from vision.tasks.mesh import Found, MeshTask
+
+pytestmark = pytest.mark.slow
+BACKBONE = {"name": "vit_tiny_patch16_224", "weights": "none"}
+SIZE = 112
+
+
+def recipe(net: str, **init_args: object) -> dict[str, object]:
+    backbone = {"class_path": "vision.backbones.Backbone", "init_args": BACKBONE}
+    return {
+        "task": "mesh",
+        "model": {
+            "net": {"class_path": net, "init_args": {"backbone": backbone, **init_args}},
+            "loss": {"class_path": "vision.losses.MultiHMRLoss"},
+            "lr": 1e-3,
+        },
+        "data": {"batch_size": 2},
+        "trainer": {"max_steps": 2, "accelerator": "cpu", "logger": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("people")
+    counts = ["--train", "3", "--val", "2", "--test", "2"]
+    assert main([str(root), *counts, "--size", str(SIZE), "--most", "2"]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hardly trained, but whole."""
+    folder = tmp_path_factory.mktemp("mesh")
+    small = {"size": SIZE, "dim": 64, "depth": 1, "heads": 2}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe("vision.mesh.MultiHMRAnny", **small)))
+    run = folder / "run"
+    call = ["--config", str(path), "--data.root", str(rendered)]
+    call += ["--trainer.default_root_dir", str(run)]
+    assert train(["fit", *call]) == 0
+    assert train(["test", *call[:4], "--ckpt_path", str(run / "model.ckpt")]) == 0
+    return run / "model.ckpt"
+
+
+def test_a_test_says_how_far_off_the_net_is(model: Path) -> None:
+    found = json.loads((model.parent / "metrics.json").read_text())
+    assert found["body"] == "anny"
+    assert {"precision", "recall", "f1"} <= found.keys()
+
+
+def test_the_truth_itself_has_no_error(rendered: Path) -> None:
+    """What is true, as if a net had said it: every loss of a person is nothing, F1 is 1."""
+    from vision.backbones import Backbone
+    from vision.mesh import MultiHMR
+
+    net = MultiHMR(Backbone(**BACKBONE), size=SIZE, body="anny", dim=32, heads=2, mlp=32)
+    task = MeshTask(net, MultiHMRLoss())
+    data = RenderedPeople(rendered, "train", SIZE)
+    batch = collate_people([data[i] for i in range(len(data))])
+    truth = task.truth(batch)
+    anchor = truth.joints[:, task.body.joint("head")]
+    own = [task.body.joint(name) for name in net.spec.joints]
+    people = Recovered(
+        truth.picture, torch.ones(len(anchor)), truth.pose[:, own], truth.shape, anchor
+    )
+    stood = stand(people, net.spec, task.body)
+    torch.testing.assert_close(stood.joints, truth.joints, atol=1e-4, rtol=0)
+    found = Found()
+    found.add(people, stood, truth, task.body)
+    means = found.means()
+    assert means["f1"] == 1
+    for name in ("mpjpe", "pa_mpjpe", "pve", "hands", "face", "place"):
+        assert means[name] == pytest.approx(0, abs=0.2)
+    assert means["mpjpe_of_mean"] > means["mpjpe_of_turned"] > 30
+    at, kept = task._assign(truth)
+    seen = net(batch["image"], batch["camera"], at)
+    told = truth.take(kept)
+    perfect = seen._replace(
+        people=people.take(kept),
+        depth=net.depth_number(anchor[kept][:, 2], told.camera),
+        offset=_offsets(task, told, at),
+    )
+    terms = MultiHMRLoss()(net, perfect, told, task.body)
+    for name in ("offset", "rotation", "shape", "depth", "place", "joints", "vertices"):
+        assert float(terms[name]) == pytest.approx(0, abs=0.02), name
+    other = MultiHMRLoss()(net, seen, told, task.body)
+    assert all(float(other[name]) > float(terms[name]) for name in ("rotation", "joints", "place"))
+
+
+def _offsets(task: MeshTask, truth: Truth, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    from vision.body.camera import project
+
+    anchor = truth.joints[:, task.body.joint("head"), None]
+    pixel = project(anchor, truth.camera)[:, 0]
+    return pixel / 16 - torch.stack([at[2], at[1]], -1) - 0.5
+
+
+def test_somebody_missed_and_somebody_invented_count(rendered: Path) -> None:
+    from vision.body import create
+    from vision.mesh.people import SHARED, MeshSpec
+
+    body = create("anny")
+    data = RenderedPeople(rendered, "train", SIZE)
+    batch = collate_people([data[0]])
+    vertices, joints = body(batch["pose"], batch["shape"], batch["translation"])
+    many = len(joints)
+    truth = Truth(
+        batch["owner"], batch["pose"], batch["shape"], vertices, joints, batch["box"],
+        batch["camera"][batch["owner"]], batch["track"],
+    )  # fmt: skip
+    own = [body.joint(name) for name in SHARED]
+    one = Recovered(
+        truth.picture, torch.ones(many), truth.pose[:, own], truth.shape, joints[:, 0]
+    ).take(torch.tensor([0]))
+    spec = MeshSpec("anny", SHARED, "pictures", (SIZE, SIZE))
+    for shift, right in ((0.0, 1), (50.0, 0)):
+        moved = one._replace(place=one.place + torch.tensor([shift, 0, 0]))
+        found = Found()
+        found.add(moved, stand(moved, spec, body), truth, body)
+        means = found.means()
+        assert means["precision"] == right
+        assert means["recall"] == pytest.approx(right / many)
+
+
+# ---- use
+
+
+@pytest.fixture(scope="module")
+def predictor(model: Path) -> MeshPredictor:
+    found = vision.load(model, threshold=0.001)
+    assert isinstance(found, MeshPredictor)
+    return found
+
+
+def test_people_of_a_picture_of_any_shape(predictor: MeshPredictor) -> None:
+    image, _ = People(80, 150, most=1).picture(1)
+    found = predictor(image)
+    count = len(found.score)
+    assert count > 0
+    assert found.vertices.shape == (count, 13718, 3)
+    assert found.pose.shape == (count, 104, 3, 3)
+    assert found.pixels.shape == (count, 104, 2)
+    assert (np.diff(found.score) <= 0).all()
+    assert (found.joints[:, 0] == found.translation).all()
+    # The camera is the picture's own: it looks at its middle.
+    np.testing.assert_allclose(found.camera[:2, 2], [75, 40], atol=0.5)
+
+
+def test_intrinsics_that_are_known_are_used(predictor: MeshPredictor) -> None:
+    image, crowd = People(96, 96, most=1).picture(1)
+    near, far = (predictor(image, crowd.camera * [[f], [f], [1]]) for f in (1.0, 3.0))
+    assert (far.joints[:, 0, 2] > 2 * near.joints[: len(far.joints), 0, 2]).all()
+    with pytest.raises(ValueError, match="focal lengths above 0"):
+        predictor(image, np.zeros((3, 3)))
+
+
+def test_the_files_of_a_call(model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    image, _ = People(90, 120, most=2).picture(4)
+    write_jpeg(photos / "two.jpg", image)
+    write_png(photos / "nobody.png", np.zeros((64, 64, 3), np.uint8))
+    write_png(photos / "tiny.png", np.zeros((16, 16, 3), np.uint8))
+    write_png(photos / "dot.png", np.zeros((2, 2, 3), np.uint8))
+    out = tmp_path / "out"
+    call = ["mesh", str(photos), "-o", str(out), "--weights", str(model), "--threshold", "0.005"]
+    assert infer(call) == 1
+    rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    by_name = {Path(row["input"]).name: row for row in rows}
+    assert "shows nobody; give 8 or more" in by_name["dot.png"]["error"]
+    for name in ("two.jpg", "nobody.png", "tiny.png"):
+        row = by_name[name]
+        assert row["status"] == "ok"
+        assert row["people"] == len(row["scores"])
+        assert all((out / output).stat().st_size for output in row["outputs"])
+        people = [output for output in row["outputs"] if output.endswith(".npz")]
+        assert len(people) == row["people"]
+        assert any(output.endswith(".glb") for output in row["outputs"]) == bool(people)
+
+
+def test_nobody_found_is_a_clear_result(model: Path, tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    out = tmp_path / "out"
+    call = ["mesh", str(tmp_path / "a.png"), "-o", str(out), "--weights", str(model)]
+    assert infer([*call, "--threshold", "0.999"]) == 0
+    row = json.loads((out / "manifest.jsonl").read_text().splitlines()[-1])
+    assert row["people"] == 0
+    assert row["outputs"] == ["a.overlay.jpg"]
+
+
+def test_tracks_of_a_video(model: Path, tmp_path: Path) -> None:
+    images, _ = People(96, 128, most=1).clip(3, 6)
+    path = tmp_path / "walk.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (128, 96))
+    for image in images:
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    out = tmp_path / "out"
+    call = ["mesh", str(path), "-o", str(out), "--weights", str(model), "--smooth"]
+    assert infer([*call, "--threshold", "0.005"]) == 0
+    tracks = sorted(out.glob("walk*.person-*.npz"))
+    assert tracks
+    with np.load(tracks[0]) as file:
+        count = len(file["frames"])
+        assert file["pose"].shape == (count, 104, 3, 3)
+        assert file["joints"].shape == (count, 104, 3)
+        square = file["pose"] @ file["pose"].swapaxes(-1, -2)
+        np.testing.assert_allclose(square, np.broadcast_to(np.eye(3), square.shape), atol=1e-4)
+    (film,) = out.glob("walk*.overlay.mp4")
+    capture = cv2.VideoCapture(str(film))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--fov", "190"], "--fov 190.0: give a number between 0 and 180"),
+        (["--threshold", "1.5"], "--threshold 1.5: give a number between 0 and 1"),
+    ],
+)
+def test_wrong_calls(
+    model: Path, flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    call = ["mesh", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--weights", str(model)]
+    assert infer([*call, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert infer(["restore", *call[1:]]) == 2
+    assert "is for `mesh`" in capsys.readouterr().err

@@ -1,0 +1,315 @@
+"""Loaded nets that recover people, as the engine and Python users call them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data.images import Picture, to_square, write_jpeg
+from vision.body import Body, BodyModel
+from vision.body.camera import intrinsics, project
+from vision.mesh.people import MeshSpec, People, pose_of, stand
+from vision.report.mesh import overlay, seen_from, write_glb
+from vision.run.manifest import Manifest
+from vision.run.sources import Source
+
+U8 = NDArray[np.uint8]
+LEAST_SIDE = 8
+"""Smaller pictures are a mistake of whoever made them: nobody could be seen in one."""
+MOST_SIDE = 1600
+"""Pixels: overlays are not drawn larger than this."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """N people of a picture, in the camera's view, in metres and in pixels of the picture.
+
+    Attributes:
+        score: N in [0, 1], highest first.
+        pose: N×J×3×3 rotations against the parent joint, by `body.joint_names`; the first turns
+            the whole body.
+        shape: N×S, by `body.shape_names`.
+        translation: N×3, the pelvis.
+        vertices: N×V×3 float32; `body.faces` are their triangles.
+        joints: N×J×3 float32.
+        pixels: N×J×2, the joints in the picture.
+        camera: 3×3 intrinsics.
+        numbers: N, which track each belongs to; in a single picture 0 … N−1.
+    """
+
+    score: np.ndarray
+    pose: np.ndarray
+    shape: np.ndarray
+    translation: np.ndarray
+    vertices: np.ndarray
+    joints: np.ndarray
+    pixels: np.ndarray
+    camera: np.ndarray
+    numbers: np.ndarray
+
+    def person(self, i: int) -> dict[str, np.ndarray]:
+        """The arrays of one of them, for an .npz."""
+        own = ("pose", "shape", "translation", "vertices", "joints", "pixels")
+        arrays = {name: getattr(self, name)[i] for name in own}
+        return {"score": self.score[i], **arrays, "camera": self.camera}
+
+
+class MeshPredictor:
+    """Pictures in, `Recovery`s out.
+
+    Args:
+        net: what recovers people; has a `MeshSpec`.
+        body: the body model that its numbers are of.
+        detector: finds the people of whole pictures, for a net that takes crops; without one it
+            takes each picture to show one person.
+        device: where all run.
+        fingerprint: of the weights; the engine reuses results only under the same one.
+        threshold: score from which somebody counts as found; the net's own by default.
+        fov: of the camera, the longer side's, in degrees. None: what the net finds if it can, 60 if
+            not.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        body: BodyModel,
+        *,
+        detector: MeshPredictor | None = None,
+        device: str = "cpu",
+        fingerprint: str = "",
+        threshold: float | None = None,
+        fov: float | None = None,
+    ) -> None:
+        spec: Any = net.spec
+        self.spec: MeshSpec = spec
+        self.device = torch.device(device)
+        self.net, self.body = net.eval().to(self.device), body.to(self.device)
+        self.detector, self.fov = detector, fov
+        self.fingerprint = f"{fingerprint} {threshold} {fov}"
+        if detector is not None:
+            self.fingerprint += f" {detector.fingerprint}"
+        self.options = {} if threshold is None else {"threshold": threshold}
+
+    def __call__(self, image: U8, camera: np.ndarray | None = None) -> Recovery:
+        """The people of one RGB picture, uint8 H×W×3, under 3×3 intrinsics if they are known."""
+        return self.predict([image], camera)[0]
+
+    def clip(self, images: Sequence[U8], camera: np.ndarray | None = None) -> list[Recovery]:
+        """The people of pictures one after another, of one size: a net for clips sees them so."""
+        step = self.spec.frames
+        parts = (images[i : i + step] for i in range(0, len(images), step))
+        return [found for part in parts for found in self.predict(part, camera)]
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[U8], camera: np.ndarray | None = None) -> list[Recovery]:
+        """The people of each; pictures that a net for clips takes for frames of one clip.
+
+        Raises:
+            ValueError: a picture is not uint8 H×W×3 or is very small; intrinsics that no camera
+                has.
+        """
+        for image in images:
+            check(image)
+        cameras = [self._camera(image, camera) for image in images]
+        if self.spec.reads == "crops":
+            pairs = zip(images, cameras, strict=True)
+            return [self._of_crops(image, own) for image, own in pairs]
+        squares, moves = zip(
+            *(to_square(image, self.spec.size[0]) for image in images), strict=True
+        )
+        batch = torch.stack([_chw(square) for square in squares]).to(self.device)
+        known = [m @ k for m, k in zip(moves, cameras, strict=True) if k is not None]
+        given = torch.tensor(np.stack(known)).float().to(self.device) if known else None
+        if self.spec.reads == "clips":
+            assert given is not None
+            seen: Any = self.net(batch[None], given[None], **self.options)
+        else:
+            seen = self.net(batch, given, **self.options)
+        used: Any = getattr(seen, "camera", given)  # the one it found, if it looked for one
+        found = used.double().cpu().numpy()
+        stood = stand(seen.people, self.spec, self.body)
+        pose = pose_of(seen.people, self.spec, self.body)
+        return [
+            self._recovery(seen.people, stood, pose, i, np.linalg.inv(move) @ found[i])
+            for i, move in enumerate(moves)
+        ]
+
+    def _of_crops(self, image: U8, camera: np.ndarray | None) -> Recovery:
+        if self.detector is None:
+            height, width = image.shape[:2]
+            boxes = torch.tensor([[0, 0, width, height]])
+        else:
+            people = self.detector(image, camera)
+            camera = people.camera
+            pixels = [project(p.astype(np.float64), camera) for p in people.vertices]
+            corners = [np.concatenate([p.min(0), p.max(0)]) for p in pixels]
+            boxes = torch.tensor(np.array(corners).reshape(-1, 4))
+        assert camera is not None
+        at = (torch.zeros(len(boxes), dtype=torch.long), boxes.float())
+        batch, own = _chw(image)[None], torch.tensor(camera).float()[None]
+        moved = [part.to(self.device) for part in (batch, own, *at)]
+        seen: Any = self.net(moved[0], moved[1], (moved[2], moved[3]))
+        stood = stand(seen.people, self.spec, self.body)
+        pose = pose_of(seen.people, self.spec, self.body)
+        return self._recovery(seen.people, stood, pose, 0, camera)
+
+    def _camera(self, image: U8, camera: np.ndarray | None) -> np.ndarray | None:
+        if camera is not None:
+            camera = np.asarray(camera, np.float64)
+            ahead = camera.shape == (3, 3) and camera[0, 0] > 0 and camera[1, 1] > 0
+            if not ahead or not np.isfinite(camera).all() or abs(np.linalg.det(camera)) < 1e-9:
+                raise ValueError(
+                    f"intrinsics {camera.tolist()}: give 3×3 with focal lengths above 0"
+                )
+            return camera
+        if self.fov is None and getattr(self.net, "finds_camera", False):
+            return None
+        height, width = image.shape[:2]
+        return intrinsics(height, width, fov=self.fov).double().numpy()
+
+    def _recovery(
+        self, people: People, stood: Body, pose: Tensor, picture: int, camera: np.ndarray
+    ) -> Recovery:
+        own = (people.picture == picture).nonzero()[:, 0]
+        own = own[people.score[own].argsort(descending=True, stable=True)]
+        score, turns, shape, vertices, joints = (
+            array[own].float().cpu().numpy()
+            for array in (people.score, pose, people.shape, stood.vertices, stood.joints)
+        )
+        pixels = project(joints.astype(np.float64), camera).astype(np.float32)
+        numbers = np.arange(len(own))
+        place = joints[:, 0]
+        return Recovery(score, turns, shape, place, vertices, joints, pixels, camera, numbers)
+
+
+def check(image: U8) -> None:
+    """ValueError for what is no picture that could show somebody."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"a picture of {image.dtype} {image.shape}; give uint8 H×W×3 in RGB order")
+    if min(image.shape[:2]) < LEAST_SIDE:
+        raise ValueError(
+            f"a picture of {image.shape[1]}×{image.shape[0]} pixels shows nobody; give"
+            f" {LEAST_SIDE} or more a side"
+        )
+
+
+def _chw(image: U8) -> Tensor:
+    return torch.tensor(image).permute(2, 0, 1).float() / 255
+
+
+class MeshJob:
+    """Recover the people of pictures for the batch engine.
+
+    Per picture: `<name>.person-00.npz` for each person, `<name>.glb` with all of them, if there are
+    any, and `<name>.overlay.jpg`. Per frame of a video `<name>/frame_….npz` with all people; of the
+    whole, what `vision.run.tracks` writes. In the row: `people`, `scores`, `fov`.
+    """
+
+    name = "mesh"
+
+    def __init__(self, predictor: MeshPredictor, *, smooth: bool = False) -> None:
+        self.predictor, self.smooth = predictor, smooth
+        self.fingerprint = predictor.fingerprint + (" smooth" if smooth else "")
+        self.faces = predictor.body.faces.cpu().numpy()
+
+    def predict(self, pictures: list[Picture]) -> list[Recovery]:
+        """One recovery per picture; frames of one video that follow each other are a clip."""
+        found: list[Recovery] = []
+        for video, group in itertools.groupby(pictures, key=_video):
+            images = [picture.rgb8() for picture in group]
+            if video:
+                found += self.predictor.clip(images)
+            else:
+                found += [self.predictor(image) for image in images]
+        return found
+
+    def write(
+        self, result: Recovery, picture: Picture, source: Source, out: Path
+    ) -> dict[str, Any]:
+        """The files of one picture, or of one frame."""
+        stem = source.relative.as_posix()
+        (out / stem).parent.mkdir(parents=True, exist_ok=True)
+        if source.frame is not None:
+            outputs = [f"{stem}.npz"]
+            arrays = {name: getattr(result, name) for name in FRAME}
+            save_npz(out / outputs[0], size=np.array(picture.pixels.shape[:2]), **arrays)
+        else:
+            outputs = [f"{stem}.person-{i:02d}.npz" for i in range(len(result.score))]
+            for i, name in enumerate(outputs):
+                save_npz(out / name, **result.person(i))
+            if outputs:
+                outputs.append(f"{stem}.glb")
+                write_glb(out / outputs[-1], [*result.vertices], self.faces)
+            outputs.append(f"{stem}.overlay.jpg")
+            write_jpeg(out / outputs[-1], views(picture.rgb8(), result, self.faces))
+        longer = max(picture.pixels.shape[:2])
+        fov = 2 * np.degrees(np.arctan(longer / 2 / result.camera[0, 0]))
+        return {
+            "outputs": outputs,
+            "people": len(result.score),
+            "scores": [round(float(score), 4) for score in result.score],
+            "fov": round(float(fov), 2),
+        }
+
+    def finish(self, manifest: Manifest, out: Path) -> list[Path]:
+        """Of each video: tracks, and the video drawn over."""
+        from vision.run.tracks import finish_video
+
+        videos: dict[str, list[dict[str, Any]]] = {}
+        for row in manifest.rows():
+            if row["status"] == "ok" and "frame" in row:
+                videos.setdefault(row["input"].rpartition("#")[0], []).append(row)
+        written: list[Path] = []
+        for video, rows in videos.items():
+            written += finish_video(video, rows, out, self.predictor.body, self.smooth)
+        return written
+
+
+FRAME = ("score", "pose", "shape", "translation", "joints", "camera")
+"""What is kept of a frame; vertices follow from it by the body model."""
+
+
+def _video(picture: Picture) -> str:
+    """The video that a frame is of, "" for a picture: frames bear names such as clip.mp4#12."""
+    name, mark, number = picture.name.rpartition("#")
+    return name if mark and number.isdigit() else ""
+
+
+def save_npz(path: Path, **arrays: Any) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.replace(path)
+
+
+def views(image: U8, result: Recovery, faces: np.ndarray) -> U8:
+    """The people over the picture, beside it from the side, and below that from above."""
+    camera = result.camera
+    longer = max(image.shape[:2])
+    if longer > MOST_SIDE:
+        import cv2
+
+        scale = MOST_SIDE / longer
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        camera = camera * [[scale], [scale], [1]]
+    numbers = [int(n) for n in result.numbers]
+    people = [*result.vertices]
+    drawn = overlay(image, people, faces, camera, numbers)
+    height, width = image.shape[:2]
+    half = height // 2
+    wide = max(1, min(width, height) // 2)
+    beside = [
+        seen_from("side", people, faces, half, wide, numbers),
+        seen_from("top", people, faces, height - half, wide, numbers),
+    ]
+    return np.hstack([drawn, np.vstack(beside)])

@@ -1,0 +1,219 @@
+"""People of a video's frames as tracks, smoothed if wanted, and the video drawn over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import roma
+import torch
+from rich.console import Console
+from rich.progress import track
+from scipy.optimize import linear_sum_assignment
+
+from vision.body import BodyModel
+from vision.body.camera import project
+from vision.body.smpl import BODY
+from vision.run.mesh import Recovery, save_npz, views
+
+REACH = 0.5
+"""Metres that somebody is looked for around where he was, and as much again for each second."""
+FORGET = 1.0
+"""Seconds after which a track that is not found again has ended."""
+
+Frame = dict[str, np.ndarray]
+
+
+class Tracker:
+    """Who of a frame is who of the frames before: the nearest joints in space, by Hungarian.
+
+    Distances are means over the joints, in the camera's view, from where each was seen last.
+
+    Args:
+        rate: frames a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.seen: dict[int, tuple[int, np.ndarray]] = {}
+        self.count = 0
+
+    def __call__(self, frame: int, joints: np.ndarray) -> np.ndarray:
+        """N×J×3 joints of a frame, frames in order → N numbers of tracks."""
+        late = {n: (frame - when) / self.rate for n, (when, _) in self.seen.items()}
+        alive = [number for number, seconds in late.items() if seconds <= FORGET]
+        far = np.array([
+            [np.linalg.norm(j - self.seen[n][1], axis=-1).mean() for n in alive] for j in joints
+        ]).reshape(len(joints), len(alive))  # fmt: skip
+        reach = np.array([REACH * (1 + late[n]) for n in alive])
+        # Pairs out of reach cost the same, so that they take nobody's place.
+        numbers = np.full(len(joints), -1)
+        for i, j in zip(*linear_sum_assignment(np.minimum(far, 2 * reach)), strict=True):
+            if far[i, j] <= reach[j]:
+                numbers[i] = alive[j]
+        for i in np.flatnonzero(numbers < 0):
+            numbers[i] = self.count
+            self.count += 1
+        self.seen = {n: self.seen[n] for n in alive}
+        self.seen |= {int(n): (frame, j) for n, j in zip(numbers, joints, strict=True)}
+        return numbers
+
+
+class OneEuro:
+    """The 1€ filter: steady where little moves, quick where much does (Casiez et al., CHI 2012).
+
+    Args:
+        rate: values a second.
+        cutoff: hertz, where nothing moves.
+        beta: by how much the cutoff rises with the speed.
+    """
+
+    def __init__(self, rate: float, cutoff: float = 1.5, beta: float = 0.7) -> None:
+        self.rate, self.cutoff, self.beta = rate, cutoff, beta
+        self.value: np.ndarray | None = None
+        self.speed: np.ndarray | float = 0.0
+
+    def __call__(self, value: np.ndarray, steps: int = 1) -> np.ndarray:
+        """The next value, so many steps after the one before → it, smoothed."""
+        if self.value is None:
+            self.value = value
+            return value
+        seconds = steps / self.rate
+        speed = (value - self.value) / seconds
+        self.speed = self.speed + _share(1.0, seconds) * (speed - self.speed)
+        share = _share(self.cutoff + self.beta * np.abs(self.speed), seconds)
+        self.value = self.value + share * (value - self.value)
+        return self.value
+
+
+def _share(cutoff: Any, seconds: float) -> Any:
+    """Of the new value, of a low pass of that cutoff."""
+    return 1 / (1 + 1 / (2 * math.pi * cutoff * seconds))
+
+
+def smoothed(rate: float, frames: np.ndarray, pose: np.ndarray, place: np.ndarray) -> Frame:
+    """T×J×3×3 rotations and T×3 places of a track, by `OneEuro`."""
+    turn, move = OneEuro(rate), OneEuro(rate)
+    poses, places = [], []
+    steps = [1, *np.diff(frames).tolist()]
+    for step, rotations, spot in zip(steps, pose, place, strict=True):
+        poses.append(turn(rotations, step))
+        places.append(move(spot, step))
+    # A mean of rotations is none; the nearest one is.
+    nearest = roma.special_procrustes(torch.tensor(np.stack(poses)).double())
+    return {"pose": nearest.float().numpy(), "translation": np.stack(places)}
+
+
+def finish_video(
+    video: str, rows: Sequence[Mapping[str, Any]], out: Path, body: BodyModel, smooth: bool
+) -> list[Path]:
+    """Tracks and pictures of a video whose frames are done.
+
+    Writes `<name>.person-00.npz` for each track: `frames` T, `score` T, `pose` T×J×3×3, `shape` T×S
+    (with `smooth` its mean over the track), `translation` T×3, `joints` T×J×3, `camera` T×3×3; and
+    `<name>.overlay.mp4`. Returns their paths.
+    """
+    rows = sorted(rows, key=lambda row: row["frame"])
+    stem = out / Path(rows[0]["name"]).parent
+    capture = cv2.VideoCapture(str(Path(video).absolute()), cv2.CAP_FFMPEG)
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    tracks = _tracked(rows, out, body, rate)
+    for own in tracks.values():
+        if smooth:
+            own |= smoothed(rate, own["frames"], own["pose"], own["translation"])
+            own["shape"] = np.repeat(own["shape"].mean(0, keepdims=True), len(own["shape"]), 0)
+        own["joints"] = _decoded(body, own)[1]
+    written = []
+    for number, own in tracks.items():
+        written.append(stem.with_name(f"{stem.name}.person-{number:02d}.npz"))
+        save_npz(written[-1], **own)
+    film = stem.with_name(f"{stem.name}.overlay.mp4")
+    _draw(capture, rate, {row["frame"] for row in rows}, tracks, body, film)
+    capture.release()
+    return [*written, film]
+
+
+def _tracked(
+    rows: Sequence[Mapping[str, Any]], out: Path, body: BodyModel, rate: float
+) -> dict[int, Frame]:
+    tracker = Tracker(rate)
+    own = [body.joint(name) for name in BODY]
+    found: dict[int, dict[str, list[Any]]] = {}
+    for row in rows:
+        with np.load(out / row["outputs"][0], allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        numbers = tracker(row["frame"], arrays["joints"][:, own])
+        for i, number in enumerate(numbers.tolist()):
+            into = found.setdefault(number, {})
+            into.setdefault("frames", []).append(row["frame"])
+            into.setdefault("camera", []).append(arrays["camera"])
+            for name in ("score", "pose", "shape", "translation"):
+                into.setdefault(name, []).append(arrays[name][i])
+    return {n: {name: np.stack(v) for name, v in own.items()} for n, own in found.items()}
+
+
+@torch.inference_mode()
+def _decoded(body: BodyModel, own: Frame, rows: Any = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and joints of some moments of a track."""
+    device = body.weights.device
+    given = (own[name][rows] for name in ("pose", "shape", "translation"))
+    vertices, joints = body(*(torch.tensor(array).float().to(device) for array in given))
+    return vertices.cpu().numpy(), joints.cpu().numpy()
+
+
+def _draw(
+    capture: cv2.VideoCapture,
+    rate: float,
+    wanted: set[int],
+    tracks: Mapping[int, Frame],
+    body: BodyModel,
+    film: Path,
+) -> None:
+    """The video again, people drawn over its frames."""
+    faces = body.faces.cpu().numpy()
+    writer: cv2.VideoWriter | None = None
+    console = Console(stderr=True)
+    pictures = track(
+        _frames(capture, max(wanted)), "drawing", total=max(wanted) + 1, console=console,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    for number, image in pictures:
+        drawn = views(image, _moment(tracks, number, body), faces)
+        drawn = drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2]  # codecs want even ones
+        if writer is None:
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            writer = cv2.VideoWriter(str(film), code, rate, drawn.shape[1::-1])
+        writer.write(np.ascontiguousarray(drawn[..., ::-1]))
+    if writer is not None:
+        writer.release()
+
+
+def _frames(capture: cv2.VideoCapture, last: int) -> Iterator[tuple[int, np.ndarray]]:
+    for number in range(last + 1):
+        decoded, bgr = capture.read()
+        if not decoded:
+            return
+        yield number, np.ascontiguousarray(bgr[..., ::-1], np.uint8)
+
+
+def _moment(tracks: Mapping[int, Frame], frame: int, body: BodyModel) -> Recovery:
+    """Everybody of a frame."""
+    here = {
+        n: int(i[0])
+        for n, own in tracks.items()
+        if len(i := np.flatnonzero(own["frames"] == frame))
+    }
+    parts = [(*_decoded(body, tracks[n], slice(i, i + 1)), tracks[n], i) for n, i in here.items()]
+    vertices = np.concatenate([v for v, *_ in parts]) if parts else np.zeros((0, 1, 3))
+    joints = np.concatenate([j for _, j, *_ in parts]) if parts else np.zeros((0, 1, 3))
+    camera = parts[0][2]["camera"][parts[0][3]] if parts else np.eye(3)
+    score, pose, shape, place = (
+        np.array([own[name][i] for *_, own, i in parts])
+        for name in ("score", "pose", "shape", "translation")
+    )
+    pixels, numbers = project(joints, camera), np.array([*here])
+    return Recovery(score, pose, shape, place, vertices, joints, pixels, camera, numbers)
