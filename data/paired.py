@@ -26,6 +26,8 @@ from data.pairs import (
 )
 
 NAMES = (("input", "target"), ("LQ", "HQ"), ("LR", "HR"))
+HELD_OUT = 40
+"""Of a folder without splits one picture of so many is not learned from."""
 LAYOUT = "<split>/input + <split>/target, or LQ + HQ, or LR + HR, with optional <split>/regions"
 
 
@@ -62,13 +64,14 @@ class Paired(PairDataset):
 class Degraded(PairDataset):
     """Clean pictures in root/<split>, or in root if it has no splits, and inputs made from them.
 
-    Subfolders are included; pictures are sorted by path. Without splits all three are the same
-    pictures. Targets are read at 8 bits, which the degradation takes, and lose the rows and
-    columns at the end that make no multiple of `scale`, which is that of the degradation. A crop
-    in training is degraded with the margin around it that makes it the same as in the whole
-    picture. With `enlarge_small` pictures smaller than a patch are enlarged to one, which large
-    collections need; otherwise they are errors. Keywords as `PairDataset`. ValueError, naming the
-    folder, if it holds no picture.
+    Subfolders are included; pictures are sorted by path. Without splits every `HELD_OUT`th picture,
+    the first among them, is kept for val and test, and not learned from. Targets are read at 8
+    bits, which the degradation takes, and lose the rows and columns at the end that make no
+    multiple of `scale`, which is that of the degradation. A crop in training is degraded with the
+    margin around it that makes it the same as in the whole picture. With `enlarge_small` pictures
+    smaller than a patch are enlarged to one, which large collections need; otherwise they are
+    errors. Keywords as `PairDataset`. ValueError, naming the folder, if it holds no picture, or
+    without splits a single one to learn from.
     """
 
     def __init__(
@@ -88,6 +91,11 @@ class Degraded(PairDataset):
         found = pictures(folder, recursive=True) if folder.is_dir() else []
         if not found:
             raise ValueError(f"{show(folder)} holds no picture; put clean pictures there")
+        if folder == root:
+            learned = [path for i, path in enumerate(found) if i % HELD_OUT]
+            found = learned if split == "train" else found[::HELD_OUT]
+            if not found:
+                raise ValueError(f"{show(folder)} holds one picture, which is held out; add more")
         if degradation.scale != scale:
             raise ValueError(
                 f"scale {scale} is not that of {type(degradation).__name__}, {degradation.scale}; "

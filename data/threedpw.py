@@ -123,7 +123,8 @@ def read_sequence(path: Path) -> Sequence3DPW:
     """A sequence's file.
 
     Raises:
-        ValueError: it holds something else, or lists of different lengths.
+        ValueError: it holds something else, lists of different lengths, numbers that are not
+            finite, or cameras that do not turn but bend.
     """
     data = load_arrays(path)
     try:
@@ -138,7 +139,7 @@ def read_sequence(path: Path) -> Sequence3DPW:
             valid=np.stack([np.asarray(v).astype(bool) for v in data["campose_valid"]]),
             camera=np.asarray(data["cam_intrinsics"], np.float64),
         )
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise ValueError(f"{show(path)}: no sequence of 3DPW ({error!r}); get it again") from None
     people, count = film.pose.shape[:2]
     wanted = {
@@ -154,8 +155,15 @@ def read_sequence(path: Path) -> Sequence3DPW:
             raise ValueError(f"{show(path)}: {name} is {found}, {shape} was expected")
     if len(film.genders) != people:
         raise ValueError(f"{show(path)}: {len(film.genders)} genders for {people} people")
-    if Path(film.name).name != film.name:
-        raise ValueError(f"{show(path)}: {film.name} is no name of a folder")
+    for name in ("pose", "betas", "place", "extrinsics", "camera"):
+        if not np.isfinite(getattr(film, name)).all():
+            raise ValueError(f"{show(path)}: {name} has numbers that are not finite; get it again")
+    turns = film.extrinsics[film.valid.any(0), :3, :3]
+    bent = not np.allclose(turns @ turns.swapaxes(1, 2), np.eye(3), atol=1e-3)
+    if bent or (np.linalg.det(turns) < 0).any():
+        raise ValueError(f"{show(path)}: cameras that are no rotations; get it again")
+    if Path(film.name).name != film.name or film.name in ("", ".."):
+        raise ValueError(f"{show(path)}: '{show(film.name)}' is no name of a folder; get it again")
     return film
 
 

@@ -12,6 +12,7 @@ and written to OUT, twenty times as strong.
 from __future__ import annotations
 
 import argparse
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/photo"))
     arguments = parser.parse_args()
+    # A recipe's name is the folder above the run's: runs/<recipe>/<n>/model.ckpt.
+    models = {model.absolute().parent.parent.name: model for model in arguments.models}
+    if len(models) < len(arguments.models):
+        raise SystemExit("two models of one recipe; give one each (runs/<recipe>/<n>/model.ckpt)")
     large = filled(sorted(arguments.photographs.glob("*.jpg")), *LARGE)
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_png(arguments.out / "large.png", large)
@@ -42,8 +47,7 @@ def main() -> None:
     small = large[: SMALL[0], : SMALL[1]]
     cost = Table("net", "picture", "minutes", "peak memory, MB")
     apart = Table("net", "pooling", "mean", "largest", "mean at seams")
-    for model in arguments.models:
-        name = model.parent.name
+    for name, model in models.items():
         for picture in ("quarter", "large"):
             given, out = arguments.out / f"{picture}.png", arguments.out / name
             call = ["restore", given, "-o", out, "--weights", model, "--quiet"]
@@ -66,15 +70,14 @@ def main() -> None:
 
 
 def filled(paths: list[Path], height: int, width: int) -> U8:
-    """A picture of this size from photographs, each mirrored at its edges until a row is full."""
-    if not paths:
-        raise SystemExit("no photograph in that folder")
-    rows, tall, number = [], 0, 0
-    while tall < height:
-        photo = read_rgb(paths[number % len(paths)])
-        number += 1
-        if photo.shape[0] > photo.shape[1]:
-            continue
+    """A picture of this size from those that are not upright, mirrored until a row is full."""
+    photos = [photo for photo in map(read_rgb, paths) if photo.shape[0] <= photo.shape[1]]
+    if not photos:
+        raise SystemExit("no photograph in that folder, or upright ones alone")
+    rows, tall = [], 0
+    for photo in cycle(photos):
+        if tall >= height:
+            break
         double = np.concatenate([photo, photo[:, ::-1]], 1)
         times = -(-width // double.shape[1])
         rows.append(np.tile(double, (1, times, 1))[:, :width])

@@ -29,6 +29,7 @@ import vision
 from data.degrade import U8, GaussianNoise, UnderDisplay, bicubic
 from data.images import write_png
 from vision.cli import train
+from vision.layers.state import read_checkpoint
 
 ROWS = ("hat_light", "dwformer_light", "rat_light")
 HELD_OUT = 40
@@ -95,7 +96,8 @@ def measured(name: str, photographs: Path, run: Path) -> dict[str, float]:
     minutes = sum(
         (f / "last.ckpt").stat().st_mtime - (f / "config.yaml").stat().st_mtime for f in done
     )
-    return {**found, "minutes": minutes / 60, "steps": curve(run)[0][-1]}
+    steps = read_checkpoint(last / "model.ckpt")["global_step"]
+    return {**found, "minutes": minutes / 60, "steps": steps}
 
 
 def sittings(run: Path) -> list[Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,30 @@ def arrays(sizes: dict[str, tuple[int, ...]], parents: list[int]) -> dict[str, n
     return found
 
 
+class Python2(pickle._Pickler):
+    """Writes strings and bytes as Python 2 writes its strings, and names as they were then."""
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self.dispatch = {**pickle._Pickler.dispatch, str: Python2.string, bytes: Python2.string}
+
+    def string(self, text: str | bytes) -> None:
+        data = text.encode("latin1") if isinstance(text, str) else text
+        if self.proto:
+            self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
+        else:
+            self.write(pickle.STRING + repr(data)[1:].encode() + b"\n")
+        self.memoize(text)
+
+
+def python2(data: Any, protocol: int = 2) -> bytes:
+    """A pickle of Python 2 and the NumPy and SciPy of its time."""
+    file = io.BytesIO()
+    Python2(file, protocol).dump(data)
+    written = file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")
+    return written.replace(b"cscipy.sparse._csc\n", b"cscipy.sparse.csc\n")
+
+
 class Thief:
     """Its pickle touches a file called stolen, if whoever reads it lets it."""
 
@@ -115,7 +141,7 @@ def write_threedpw(
     }
     pickled = root / "sequenceFiles" / split / f"{name}.pkl"
     pickled.parent.mkdir(parents=True, exist_ok=True)
-    pickled.write_bytes(pickle.dumps(film, protocol=2))
+    pickled.write_bytes(python2(film))
     folder = root / "imageFiles" / name
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(frames):

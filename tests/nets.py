@@ -1,7 +1,9 @@
 """What the tests of nets share: pictures, and nets whose parameters have all been moved."""
 
+import zlib
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,36 @@ def shaken(net: Net) -> Net:
     for parameter in net.parameters():
         parameter += 0.03 * torch.randn(parameter.shape, generator=generator)
     return net
+
+
+@torch.no_grad()
+def drawn(net: Net, gain: float) -> Net:
+    """Every parameter drawn by its name: the same on any machine, however the net is written."""
+    for name, parameter in net.named_parameters():
+        draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(parameter.shape)
+        if parameter.ndim > 1 and name.endswith("weight"):
+            draw *= gain * (len(parameter) / parameter.numel()) ** 0.5
+        else:
+            draw = 0.3 * draw + (name.endswith("weight"))
+        parameter.copy_(torch.from_numpy(draw))
+    return net.eval()
+
+
+def summary(image: Tensor) -> list[float]:
+    """Mean, deviation, and a pixel of three places."""
+    pixels = image.flatten()
+    places = [pixels[n].item() for n in (0, len(pixels) // 3, -1)]
+    return [pixels.mean().item(), pixels.std().item(), *places]
+
+
+def layer(name: str, *weight: int, bias: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a layer; `bias` is by default as long as the weight, 0 is none."""
+    length = weight[0] if bias is None else bias
+    return {f"{name}.weight": weight, **({f"{name}.bias": (length,)} if length else {})}
+
+
+def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
 def without_gradient(net: nn.Module) -> list[str]:

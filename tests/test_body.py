@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import roma
 import torch
-from bodies import SMPL_SIZES, Thief, write_smpl, write_smplx
+import torch.nn.functional as F
+from bodies import SMPL_PARENTS, SMPL_SIZES, Thief, arrays, write_smpl, write_smplx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from vision import body
 from vision.body import Anny, BodyModel
+from vision.body.anny import ANCHORS, _between
 from vision.body.camera import intrinsics, project, unproject
 from vision.body.rotations import from_6d, to_6d
 
@@ -112,6 +114,29 @@ def test_a_hand_moves_with_its_arm_alone(model: BodyModel) -> None:
     assert {i for i, m in enumerate(moved) if m} == below - {model.joint("left_elbow")}
 
 
+def test_autocast_changes_nothing(model: BodyModel) -> None:
+    pose, shape, place = pose_of(model, 2), shape_of(model, 2), torch.ones(2, 3)
+    wanted, pelvis = model(pose, shape, place), model.pelvis(shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(pose, shape, place)
+        rounded = model(pose.bfloat16(), shape.bfloat16(), place.bfloat16())
+        assert torch.equal(model.pelvis(shape), pelvis)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other)
+    assert rounded.vertices.dtype == torch.float32
+    exactly = model(pose.bfloat16().float(), shape.bfloat16().float(), place)
+    assert torch.equal(rounded.vertices, exactly.vertices)
+
+
+def test_the_pelvis_lies_where_it_is_said_to(model: BodyModel) -> None:
+    """In the model's own coordinates, in which its vertices are those of nobody who was moved."""
+    shape = shape_of(model, 2)
+    moved = model(model.still(2), shape, model.pelvis(shape)).vertices
+    centred = model(model.still(2), shape).vertices
+    shift = model.pelvis(shape)[:, None]
+    torch.testing.assert_close(moved, centred + shift, atol=1e-6, rtol=0)
+
+
 # --- Anny
 
 
@@ -148,6 +173,41 @@ def test_phenotypes_do_what_they_are_called(anny: Anny) -> None:
     assert tall(height=1.0) > tall() > tall(height=0.0)
     assert tall(age=0.0) < 1.0 < tall()
     assert tall(height=1.0) == tall(height=3.0)  # beyond the end it is as at the end
+
+
+def between(value: Tensor, first: float, last: float, count: int) -> Tensor:
+    """Shares of two anchors, by indices."""
+    at = (value.clamp(first, last) - first) / (last - first) * (count - 1)
+    below = at.detach().floor().clamp(0, count - 2).long()
+    share = (at - below)[:, None]
+    lower, upper = (F.one_hot(below + i, count).to(value) for i in (0, 1))
+    return lower * (1 - share) + upper * share
+
+
+@pytest.mark.parametrize("ends", ANCHORS.values(), ids=ANCHORS)
+def test_shares_of_phenotypes(ends: tuple[float, float, int]) -> None:
+    """Between the anchors, at them and beyond; and NaN stays NaN."""
+    first, last, count = ends
+    values = torch.cat(
+        [torch.linspace(first - 1, last + 1, 97), torch.linspace(first, last, count)]
+    )
+    found, wanted = (values.clone().requires_grad_() for _ in range(2))
+    weights = torch.randn(len(values), count, generator=torch.Generator().manual_seed(0))
+    ours, theirs = _between(found, *ends), between(wanted, *ends)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.sum(1), torch.ones(len(values)))
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    torch.testing.assert_close(found.grad, wanted.grad, atol=1e-6, rtol=0)
+    assert _between(torch.tensor([float("nan")]), *ends).isnan().all()
+
+
+def test_a_shape_that_is_no_number_shows(anny: Anny) -> None:
+    shape = anny.neutral_shape.repeat(2, 1)
+    shape[1, 1] = float("nan")
+    vertices = anny(anny.still(2), shape).vertices
+    assert vertices[0].isfinite().all()
+    assert vertices[1].isnan().all()
 
 
 def test_faces_look_outwards(anny: Anny) -> None:
@@ -229,11 +289,65 @@ def test_damaged_files(
     assert not (tmp_path / "stolen").exists()
 
 
+SMALLER = r"v_template \(6890, 3\), \(10475, 3\) was expected; give SMPLX_NEUTRAL.npz"
+
+
 def test_a_model_of_another_size(tmp_path: Path) -> None:
     write_smpl(tmp_path / "smplx" / "SMPLX_NEUTRAL.npz", extra=("hands_meanl", "hands_meanr"))
-    with pytest.raises(ValueError, match=r"shapedirs \(6890, 3, 10\); give SMPLX_NEUTRAL.npz"):
+    with pytest.raises(ValueError, match=SMALLER):
         body.create("smplx", tmp_path)
     assert SMPL_SIZES["v_template"] == (6890, 3)
+
+
+BROKEN: dict[str, tuple[str, Any]] = {
+    "v_template is no array of numbers": ("v_template", lambda old: list(old)),
+    r"weights is no array of numbers": ("weights", lambda old: old.astype("S8")),
+    r"f \(13776, 2\), \(13776, 3\) was expected": ("f", lambda old: old[:, :2]),
+    r"shapedirs \(6890, 30\), \(6890, 3, any\)": ("shapedirs", lambda old: old.reshape(6890, 30)),
+    r"posedirs \(6890, 3, 9\), \(6890, 3, 207\)": ("posedirs", lambda old: old[..., :9]),
+    r"J_regressor \(23, 6890\)": ("J_regressor", lambda old: old[:23]),
+    r"kintree_table \(24,\), \(2, 24\) was expected": ("kintree_table", lambda old: old[0]),
+    "weights has numbers that are not finite": ("weights", lambda old: old * np.nan),
+    "f names vertices that are not there": ("f", lambda old: old + 1),
+    "f names .* not there": ("f", lambda old: old - 1),
+    "kintree_table has parents after children": ("kintree_table", lambda old: old + 1),
+    "kintree_table has parents .* children": ("kintree_table", lambda old: old - 1),
+    "5 betas, 10 are wanted": ("shapedirs", lambda old: old[..., :5]),
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_models_that_are_none(message: str, tmp_path: Path) -> None:
+    path = tmp_path / "smpl" / "SMPL_NEUTRAL.pkl"
+    path.parent.mkdir()
+    name, change = BROKEN[message]
+    whole = arrays(SMPL_SIZES, SMPL_PARENTS)
+    whole["f"][:2, 0] = 0, 6889  # the first and the last vertex
+    path.write_bytes(pickle.dumps(whole | {name: change(whole[name])}))
+    with pytest.raises(ValueError, match=message) as caught:
+        body.create("smpl", tmp_path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_npz_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "smplx" / "SMPLX_NEUTRAL.npz"
+    path.parent.mkdir()
+    for write in (
+        lambda file: np.savez(file, v_template=np.array([{}, None])),  # pickled
+        lambda file: np.save(file, np.zeros(3)),
+        lambda file: file.write(pickle.dumps(Thief())),
+    ):
+        with path.open("wb") as file:
+            write(file)
+        with pytest.raises(ValueError, match=r"not a whole .npz file") as caught:
+            body.create("smplx", tmp_path)
+        assert str(path) in str(caught.value)
+
+
+def test_expressions_that_are_not_there(files: Path) -> None:
+    with pytest.raises(ValueError, match="100 expressions, 101 are wanted"):
+        body.SMPLX(files / "smplx" / "SMPLX_NEUTRAL.npz", expressions=101)
 
 
 # --- rotations and cameras
@@ -248,6 +362,48 @@ def test_six_numbers_are_a_rotation(seed: int, order: Any) -> None:
     any_numbers = from_6d(torch.randn(5, 6, generator=draw), order)
     torch.testing.assert_close(any_numbers @ any_numbers.mT, torch.eye(3).expand(5, 3, 3))
     torch.testing.assert_close(torch.linalg.det(any_numbers), torch.ones(5))
+
+
+@given(st.integers(0, 2**31))
+@settings(deadline=None)
+def test_six_numbers_as_roma_takes_them(seed: int) -> None:
+    numbers = torch.randn(9, 6, generator=torch.Generator().manual_seed(seed)).double()
+    found, wanted = (numbers.clone().requires_grad_() for _ in range(2))
+    ours = from_6d(found)
+    theirs = roma.special_gramschmidt(wanted.unflatten(-1, (2, 3)).mT)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    ours.pow(3).sum().backward()
+    theirs.pow(3).sum().backward()
+    torch.testing.assert_close(found.grad, wanted.grad, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [[0, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [0, 2, 0]],
+        [[0, 0, 0], [3, 0, 0]],  # along the axis that stands in
+        [[0, 5, 0], [0, 0, 0]],
+        [[0.3, -0.7, 0.11], [0.6, -1.4, 0.22]],
+        [[0.3, -0.7, 0.11], [-0.1, 0.7 / 3, -0.11 / 3]],
+        [[1e-30, 0, 0], [1e-30, 0, 1e-30]],
+        [[1e15, 1e15, 1e15], [1e15, 1e15, 1e15]],
+    ],
+)
+@pytest.mark.parametrize("order", ["columns", "rows"])
+def test_six_numbers_that_say_no_direction(columns: list[list[float]], order: Any) -> None:
+    matrix = torch.tensor(columns)
+    numbers = (matrix if order == "columns" else matrix.mT).flatten()
+    both = torch.stack([numbers, torch.arange(6.0)]).requires_grad_()
+    found = from_6d(both, order)
+    torch.testing.assert_close(found @ found.mT, torch.eye(3).expand(2, 3, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(found), torch.ones(2))
+    found.pow(3).sum().backward()
+    assert both.grad.isfinite().all()
+
+
+def test_six_numbers_that_are_none_show() -> None:
+    assert from_6d(torch.full((6,), float("nan"))).isnan().all()
 
 
 def test_the_orders_are_those_of_the_published_nets() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nets import picture, shaken, without_gradient
+from nets import drawn, layer, picture, shaken, shapes, summary, without_gradient
 
 from vision.restoration import DWFormer
 from vision.restoration.dwformer import AggregatedChannelAttention
@@ -26,6 +26,39 @@ def test_the_published_size_and_what_its_keys_say() -> None:
         "released": True,
     }
     assert DWFormer.describe({"conv.weight": torch.zeros(1)}) is None
+
+
+def test_the_released_names_and_shapes() -> None:
+    wanted: dict[str, tuple[int, ...]] = {}
+    stages = [(24, 2, 8), (48, 4, 8), (96, 4, 8), (48, 2, 6), (24, 2, 6)]
+    for stage, (dim, ratio, depth) in enumerate(stages, 1):
+        for block in range(depth):
+            inter, intra = (f"block{stage}.blocks.{block}.{part}" for part in ("inter", "intra"))
+            for norm in (f"{inter}.0", f"{intra}.0"):
+                wanted |= layer(norm, dim) | {f"{norm}.num_batches_tracked": ()}
+                wanted |= {f"{norm}.running_{what}": (dim,) for what in ("mean", "var")}
+            wanted |= layer(f"{inter}.1", dim, dim, 1, 1) | layer(f"{inter}.2", dim, 1, 5, 5)
+            wanted |= layer(f"{inter}.4.pwconv", 1, dim, 1, 1)
+            wanted |= layer(f"{inter}.4.mlp.0", dim, dim, bias=0)
+            wanted |= layer(f"{inter}.4.mlp.2", dim, dim, bias=0)
+            wanted |= layer(f"{inter}.5", dim, dim, 1, 1)
+            wanted |= layer(f"{intra}.1", ratio * dim, dim, 1, 1)
+            wanted |= layer(f"{intra}.3", dim, ratio * dim, 1, 1)
+    wanted |= layer("downproj1", 24, 3, 3, 3) | layer("downproj2", 48, 24, 2, 2)
+    wanted |= layer("downproj3", 96, 48, 2, 2) | layer("out", 3, 24, 3, 3)
+    wanted |= layer("upproj4.0", 192, 96, 1, 1) | layer("fuse1.0", 48, 96, 3, 3)
+    wanted |= layer("upproj5.0", 96, 48, 1, 1) | layer("fuse2.0", 24, 48, 3, 3)
+    with torch.device("meta"):
+        assert shapes(DWFormer(released=True)) == wanted
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_function_is_the_released_one() -> None:
+    """Numbers of a net that was run beside the released code, and differed by 1e-5 at most."""
+    restored = drawn(DWFormer(released=True), 0.6)(picture(18, 14))
+    wanted = [1.3417517, 0.3171198, 1.2443464, 1.4282017, 1.5863605]
+    assert summary(restored) == pytest.approx(wanted, abs=1e-4)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def test_published_size(display: str) -> None:
         net = MPGNet(display)
         assert sum(p.numel() for p in net.parameters()) == 8_327_590
         assert sum(p.numel() for p in MPGNet(display, blocks=9).parameters()) == 11_869_606
-    assert net.spec == Spec(scale=1, multiple=4, channels=3, pools_globally=True)
+    assert net.spec == Spec(scale=1, channels=3, pools_globally=True)
 
 
 @pytest.mark.parametrize("display", ["poled", "toled"])

@@ -375,8 +375,18 @@ def test_noise_of_training_and_of_validation(clean: Path) -> None:
 
 def test_degraded_layouts(tmp_path: Path) -> None:
     save(tmp_path / "flat/deep/1.png", noise(8, 8))
-    for split in ("train", "val", "test"):
-        assert len(Degraded(tmp_path / "flat", split, degradation=Jpeg(50))) == 1  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="flat holds one picture, which is held out; add more"):
+        Degraded(tmp_path / "flat", "train", degradation=Jpeg(50))
+    for number in range(2, 43):
+        save(tmp_path / f"flat/deep/{number:02}.png", noise(8, 8))
+
+    def stems(split: Any) -> list[str]:
+        data = Degraded(tmp_path / "flat", split, degradation=Jpeg(50))
+        return [Path(files.target).stem for files in data.files]
+
+    assert stems("val") == stems("test") == ["02", "41"]  # the first and the 41st, by path
+    assert len(stems("train")) == 40
+    assert not set(stems("train")) & {"02", "41"}
     save(tmp_path / "flat/train/2.png", noise(8, 8))
     assert len(Degraded(tmp_path / "flat", "train", degradation=Jpeg(50))) == 1
     with pytest.raises(ValueError, match="val holds no picture"):  # not those of training
@@ -418,7 +428,11 @@ def test_small_pictures_are_enlarged_to_a_patch(
     assert pair["input"].shape == (3, 64, 64)
     assert pair["target"].shape == (3, 64 * scale, 64 * scale)
     assert at_least(noise(20, 30), 64 * scale).shape == (*size, 3)
-    assert Degraded(tmp_path, "val", **options, enlarge_small=True)[0]["target"].shape == (3, 20, 30)
+    assert Degraded(tmp_path, "val", **options, enlarge_small=True)[0]["target"].shape == (
+        3,
+        20,
+        30,
+    )
     with pytest.raises(ValueError, match=r"1\.png: its input of .* patch of 64"):
         Degraded(tmp_path, "train", **options)[0]
 

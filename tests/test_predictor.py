@@ -331,6 +331,8 @@ def test_a_false_alarm_rate_of_ones_own(tmp_path: Path) -> None:
     assert (strict(image).verdict, loose(image).verdict) == ("good", "defect")
     with pytest.raises(ValueError, match=r"false_alarms=0\.9: give a share"):
         load(path, false_alarms=0.9, trust=trust)
+    message = "is for `inspect` and takes no scale, ensemble; leave out all but false_alarms"
+    assert message in refusal(path, trust=trust, scale=2, ensemble=True, tile=None)
 
 
 @pytest.mark.slow

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
+import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.body import Anny, raster
 from vision.body.camera import intrinsics
-from vision.body.raster import rasterise
+from vision.body.raster import copied, normals, rasterise, spread
 
 CAMERA = intrinsics(48, 64, 60).numpy().astype(np.float64)
 
@@ -87,6 +90,74 @@ def test_what_is_not_seen(vertices: np.ndarray) -> None:
     for order in ([0, 1, 2], [0, 2, 1]):
         seen = rasterise(vertices, np.array([order]), CAMERA, 48, 64)
         assert (seen.face == -1).all()
+
+
+def wall(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """A slanting plane z = 2 + x / 2 that fills the picture and more, in two triangles a cell."""
+    y, x = np.mgrid[-2 : 2 : (rows + 1) * 1j, -1.8 : 3.6 : (columns + 1) * 1j]
+    vertices = np.stack([x, y, 2 + x / 2], -1).reshape(-1, 3)
+    a = (np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)).reshape(-1, 1)
+    below = a + columns + 1
+    faces = np.concatenate([a, below, a + 1, a + 1, below, below + 1], 1).reshape(-1, 3)
+    return vertices, faces
+
+
+@pytest.mark.parametrize("cells", [(1, 1), (7, 11), (60, 90)])
+def test_a_wall_has_no_gaps(cells: tuple[int, int]) -> None:
+    """Every pixel sees it, where its ray meets the plane, however finely it is cut."""
+    vertices, faces = wall(*cells)
+    seen = rasterise(vertices, faces, CAMERA, 48, 64)
+    assert (seen.face >= 0).all()
+    y, x = np.mgrid[:48, :64] + 0.5
+    ray = (x - CAMERA[0, 2]) / CAMERA[0, 0]  # x of where it is at z = 1
+    np.testing.assert_allclose(seen.depth, 2 / (1 - ray / 2), rtol=1e-5)
+    np.testing.assert_allclose(seen.weights.sum(-1), 1, atol=1e-5)
+    places = spread(seen, faces, vertices)
+    np.testing.assert_allclose(places[:, 0], (ray * seen.depth).ravel(), atol=1e-5)
+    assert (rasterise(vertices, faces[:, ::-1], CAMERA, 48, 64).face == -1).all()  # its back
+
+
+def test_the_nearer_of_two_bodies_is_seen_whatever_their_order() -> None:
+    vertices, faces = wall(7, 11)
+    both = np.concatenate([vertices, 1.5 * vertices])
+    for order in (both, both[::-1].reshape(2, -1, 3)[:, ::-1].reshape(-1, 3)):
+        seen = rasterise(order, copied(faces, 2, len(vertices)), CAMERA, 48, 64)
+        alone = rasterise(vertices, faces, CAMERA, 48, 64)
+        np.testing.assert_allclose(seen.depth, alone.depth, rtol=1e-6)
+        nearer = 0 if order is both else 1
+        assert (seen.face // len(faces) == nearer).all()
+
+
+def test_a_principal_point_aside_and_two_focal_lengths() -> None:
+    """A small square two metres away, by hand: 10 pixels a metre across, 20 down."""
+    camera = np.array([[20.0, 0, 7], [0, 40, 30], [0, 0, 1]])
+    square = np.array([[0, 0, 2.0], [0, 1, 2], [1, 1, 2], [1, 0, 2]])
+    seen = rasterise(square, np.array([[0, 1, 2], [0, 2, 3]]), camera, 60, 40)
+    rows, columns = np.nonzero(seen.face >= 0)
+    assert (rows.min(), rows.max()) == (30, 49)
+    assert (columns.min(), columns.max()) == (7, 16)
+    assert len(rows) == 200
+    assert (seen.depth[seen.face >= 0] == 2).all()
+
+
+def test_normals_of_a_ball_point_away_from_its_middle() -> None:
+    ball = trimesh.creation.icosphere(3)
+    found = normals(np.asarray(ball.vertices), np.asarray(ball.faces))
+    np.testing.assert_allclose(found, ball.vertices, atol=0.02)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+    assert (normals(np.zeros((3, 3)), np.array([[0, 1, 2]])) == 0).all()  # a triangle of no area
+
+
+def test_memory_is_what_the_chunks_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many large triangles behind each other: 260 bytes for each pixel tried, and the picture."""
+    vertices, faces = wall(1, 1)
+    many = np.concatenate([vertices * (1 + i / 50) for i in range(50)])
+    monkeypatch.setattr(raster, "CHUNK", 1 << 16)
+    tracemalloc.start()
+    rasterise(many, copied(faces, 50, 4), intrinsics(180, 240, 60).numpy(), 180, 240)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 260 * (1 << 16) + 40 * 180 * 240
 
 
 def test_a_body_has_its_silhouette() -> None:

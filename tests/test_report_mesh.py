@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,48 @@ def test_glb_comes_back(tmp_path: Path) -> None:
         np.testing.assert_allclose(centre, wanted.mean(0) * [1, -1, -1], atol=1e-3)
         assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.3**3, rel=0.1)  # faces look outwards
         assert len(mesh.vertices) == len(people[0])
+
+
+def test_glb_of_a_number_twice(tmp_path: Path) -> None:
+    people = [ball(x, 0, 3) for x in (-1, 0, 1)]
+    write_glb(tmp_path / "a.glb", people, FACES, numbers=[3, 3, 3])
+    scene = trimesh.load_scene(tmp_path / "a.glb")
+    assert sorted(scene.geometry) == ["person-3", "person-3-2", "person-3-3"]
+    assert set(scene.graph.nodes_geometry) == set(scene.geometry)
+    for name, wanted in zip(sorted(scene.geometry), people, strict=True):
+        x = scene.geometry[name].bounds.mean(0)[0]
+        assert x == pytest.approx(wanted[:, 0].mean(), abs=1e-6)
+
+
+def test_glb_of_nobody(tmp_path: Path) -> None:
+    """One chunk, of JSON, with a scene without nodes, as glTF 2.0 has it."""
+    write_glb(tmp_path / "a.glb", [], FACES)
+    content = (tmp_path / "a.glb").read_bytes()
+    assert struct.unpack("<4sII", content[:12]) == (b"glTF", 2, len(content))
+    size, kind = struct.unpack("<I4s", content[12:20])
+    assert (size, kind) == (len(content) - 20, b"JSON")
+    assert size % 4 == 0
+    scene = json.loads(content[20:])
+    assert scene["asset"]["version"] == "2.0"
+    assert scene["scenes"][scene["scene"]] == {}
+    assert not trimesh.load_scene(tmp_path / "a.glb").geometry
+
+
+def test_half_a_glb_never_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.glb"
+    write_glb(path, [ball(0, 0, 3)], FACES)
+    before = path.read_bytes()
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:20])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_glb(path, [ball(0, 0, 4)], FACES)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_colours_differ() -> None:

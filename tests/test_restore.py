@@ -84,7 +84,7 @@ class Double(nn.Module):
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.spec = Spec(2, 1, channels, pools_globally=False)
+        self.spec = Spec(2, channels, pools_globally=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         assert images.shape[1] == self.spec.channels
@@ -252,6 +252,8 @@ def test_a_scale_that_no_checkpoint_says(published: Path, tmp_path: Path) -> Non
     plain = vision.load(tmp_path / "rat.pth")
     assert plain.spec.scale == 1
     assert plain.fingerprint != vision.load(tmp_path / "rat.pth", scale=2).fingerprint
+    known = vision.load(published)
+    assert known.fingerprint == vision.load(published, scale=2).fingerprint  # its keys say it
     with pytest.raises(CheckpointError, match="is of scale 2, not 4; leave the scale out"):
         vision.load(published, scale=4)
 
@@ -271,6 +273,15 @@ def damaged(published: Path, path: Path, change: str) -> Path:
         state["norm.weight"] = torch.zeros(5)
     elif change == "foreign":
         state = {"encoder.0.weight": torch.zeros(2, 2)}
+    elif change == "bomb":  # a byte or two in the file, a net of terabytes
+        state["conv_first.weight"] = torch.zeros(1).expand(10**6, 3, 3, 3)
+    elif change == "odd":
+        state["conv_first.weight"] = torch.zeros(0, 3, 3, 3)
+    elif change == "nested":
+        wrapped: Any = state
+        for _ in range(4):
+            wrapped = {"params": wrapped}
+        state = wrapped
     torch.save({"params_ema": state}, path)
     if change == "truncated":
         path.write_bytes(path.read_bytes()[:-2000])
@@ -286,6 +297,9 @@ def damaged(published: Path, path: Path, change: str) -> Path:
         ("size unknown", r"looks like HAT, but tensors that say its size .*'conv_first.weight'"),
         ("foreign", r"weights of another kind \(keys \['encoder.0.weight'\]\); give"),
         ("truncated", "not a checkpoint, or a truncated one"),
+        ("bomb", r"the tensor conv_first.weight claims more than the file holds"),
+        ("odd", r"looks like HAT, but tensors that say its size"),
+        ("nested", r"weights of another kind \(keys \['params_ema'\]\)"),
     ],
 )
 def test_weights_that_do_not_fit(
@@ -301,6 +315,58 @@ def test_weights_that_do_not_fit(
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), RuntimeError("a\nb")])
+def test_a_net_that_cannot_be_built(
+    published: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(HAT, "__init__", build)
+    with pytest.raises(CheckpointError, match="looks like HAT, but tensors that say its") as caught:
+        vision.load(published)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"class_path": "vision.losses.Perceptual"},
+        {"class_path": "data.degrade.Jpeg", "init_args": {"quality": 3}},
+        {
+            "class_path": "vision.restoration.HAT",
+            "init_args": {"dims": {"class_path": "vision.losses.Perceptual"}},
+        },
+    ],
+    ids=lambda net: net["class_path"],
+)
+def test_a_checkpoint_of_ours_builds_nothing_but_nets_that_restore(
+    net: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("was built")
+
+    monkeypatch.setattr("vision.losses.Perceptual.__init__", build)
+    content = {"visionmend": "restoration", "hyper_parameters": {"net": net}, "state_dict": {}}
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.raises(CheckpointError, match=r"names the class .*, which is no net of ours; give"):
+        vision.load(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"false_alarms": 0.1}, "is for `restore` and takes no false_alarms; leave out all but"),
+        ({"tiles": 64}, "takes no tiles; leave out all but tile, ensemble"),
+        ({"device": "nope"}, "--device nope: .*; use --device cpu"),
+    ],
+)
+def test_options_that_are_refused(options: Any, message: str, published: Path) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        vision.load(published, **options)
+    assert "\n" not in str(caught.value)
 
 
 def test_inspect_refuses_what_restores(
@@ -356,6 +422,13 @@ def test_region_maps_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert np.array_equal(read(tmp_path / "out" / "a.png").pixels, wanted)
     assert sorted(row["status"] for row in found.values()) == ["error", "ok"]
     assert any("b.png: has no region map; add" in str(row.get("error")) for row in found.values())
+    capsys.readouterr()
+    assert infer([*call, "--regions", str(tmp_path / "maps")]) == 1
+    assert "0 restored, 1 done before, 1 failed" in capsys.readouterr().out
+    write_png(tmp_path / "maps" / "a.png", labels.T.copy())  # which the picture has to follow
+    assert infer([*call, "--regions", str(tmp_path / "maps")]) == 1
+    assert "1 restored, 0 done before, 1 failed" in capsys.readouterr().out
+    assert not np.array_equal(read(tmp_path / "out" / "a.png").pixels, wanted)
     assert infer([*call, "--regions", "nowhere"]) == 2
     assert "--regions nowhere: no such folder" in capsys.readouterr().err
 

@@ -85,6 +85,17 @@ def test_the_body_stands_where_the_world_and_the_camera_put_it(
         ({"trans": [np.zeros((4, 3))] * 2}, r"place is \(2, 4, 3\), \(2, 5, 3\) was expected"),
         ({"cam_intrinsics": np.zeros((2, 2))}, r"camera is \(2, 2\)"),
         ({"sequence": "../../etc"}, "is no name of a folder"),
+        ({"sequence": ""}, "'' is no name of a folder"),
+        ({"sequence": "."}, "'.' is no name of a folder"),
+        ({"sequence": ".."}, r"'\.\.' is no name of a folder"),
+        ({"betas": [[10**400] * 10] * 2}, "no sequence of 3DPW .OverflowError"),
+        ({"poses": [np.full((5, 72), np.nan)] * 2}, "pose has numbers that are not finite"),
+        ({"trans": [np.full((5, 3), np.inf)] * 2}, "place has numbers that are not finite"),
+        ({"betas": [np.full(10, np.nan)] * 2}, "betas has numbers that are not finite"),
+        ({"cam_poses": np.full((5, 4, 4), np.nan)}, "extrinsics has numbers that are not finite"),
+        ({"cam_intrinsics": np.full((3, 3), np.inf)}, "camera has numbers that are not finite"),
+        ({"cam_poses": np.tile(1.1 * np.eye(4), (5, 1, 1))}, "cameras that are no rotations"),
+        ({"cam_poses": np.tile(-np.eye(4), (5, 1, 1))}, "cameras that are no rotations"),
     ],
 )
 def test_other_files(
@@ -101,6 +112,17 @@ def test_other_files(
         ThreeDPW(tmp_path, "train")
     assert str(path) in str(caught.value)
     assert not (tmp_path / "stolen").exists()
+
+
+def test_a_camera_that_is_not_known_may_bend(film: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "sequenceFiles" / "train" / "downtown_walk_00.pkl"
+    film["cam_poses"][1] = 0  # campose_valid says no
+    path.write_bytes(pickle.dumps(film))
+    assert len(ThreeDPW(tmp_path, "train")) == 5
+    film["campose_valid"][1] = np.ones(5, bool)
+    path.write_bytes(pickle.dumps(film))
+    with pytest.raises(ValueError, match="cameras that are no rotations"):
+        ThreeDPW(tmp_path, "train")
 
 
 def test_other_layouts(film: dict[str, Any], tmp_path: Path) -> None:

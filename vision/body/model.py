@@ -24,9 +24,13 @@ class Body(NamedTuple):
 class BodyModel(nn.Module):
     """Pose, shape and place of people → their surfaces. Differentiable, in batches, on any device.
 
-    All models stand alike where nothing turns them: y up, facing z, the pelvis at the origin of
-    `translation`. In a camera's view (y down, looking along z) a person who stands and looks into
-    the camera is turned by half around x.
+    Where nothing turns them all models have y up, face z and have the pelvis at `translation`, but
+    their limbs differ: SMPL and SMPL-X stand in a T, Anny in an A with bent elbows. So rotations of
+    one are no pose of the other. In a camera's view (y down, looking along z) a person who stands
+    and looks into the camera is turned by half around x.
+
+    Decodes in the precision of its own numbers, within `torch.autocast` too, whose bfloat16 moves
+    vertices by centimetres.
 
     Attributes:
         faces: F×3 indices of vertices, counter-clockwise seen from outside.
@@ -59,10 +63,22 @@ class BodyModel(nn.Module):
         Rotations turn about axes that are parallel to the world's where nothing is turned, as
         SMPL's do; the first turns the whole body.
         """
-        raise NotImplementedError
+        with torch.autocast(pose.device.type, enabled=False):
+            place = None if translation is None else self._own(translation)
+            return self._decode(self._own(pose), self._own(shape), place)
 
     def pelvis(self, shape: Tensor) -> Tensor:
         """B×S shapes → B×3, where the pelvis lies in the model's own coordinates."""
+        with torch.autocast(shape.device.type, enabled=False):
+            return self._pelvis(self._own(shape))
+
+    def _own(self, numbers: Tensor) -> Tensor:
+        return numbers.to(self.weights.dtype)
+
+    def _decode(self, pose: Tensor, shape: Tensor, translation: Tensor | None) -> Body:
+        raise NotImplementedError
+
+    def _pelvis(self, shape: Tensor) -> Tensor:
         raise NotImplementedError
 
     def still(self, count: int) -> Tensor:

@@ -11,7 +11,7 @@ from vision.body.camera import project
 NEAR = 0.05
 """Metres before the camera within which nothing is drawn."""
 CHUNK = 1 << 20
-"""Pixels that are tried at once: bounds the memory, about 100 bytes for each."""
+"""Pixels that are tried at once: bounds the memory, about 250 bytes for each."""
 
 
 class Seen(NamedTuple):

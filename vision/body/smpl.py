@@ -8,7 +8,9 @@ neither it, whose licence is non-commercial, nor to unpickle what it reads.
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,26 +48,28 @@ class SMPLFamily(BodyModel):
     corrections: Tensor
     regressor: Tensor
 
-    def __init__(self, data: Mapping[str, Any], joints: tuple[str, ...], shapes: Tensor) -> None:
-        parents = np.asarray(data["kintree_table"])[0].astype(np.int64)
+    def __init__(
+        self, data: Mapping[str, np.ndarray], joints: tuple[str, ...], shapes: Tensor
+    ) -> None:
         arrays = {
             "template": _tensor(data["v_template"]),
             "shapes": shapes.permute(2, 0, 1).flatten(1).contiguous(),  # S×3V
             "corrections": _tensor(data["posedirs"]).flatten(0, 1).T.contiguous(),  # 9(J−1)×3V
             "regressor": _tensor(data["J_regressor"]),
             "weights": _tensor(data["weights"]),
-            "faces": torch.from_numpy(np.asarray(data["f"]).astype(np.int64)),
+            "faces": torch.from_numpy(data["f"].astype(np.int64)),
             "neutral_shape": torch.zeros(shapes.shape[2]),
         }
-        super().__init__(joints, [-1, *parents[1:].tolist()], arrays)
+        # The first joint's parent is 2³² − 1 in some files.
+        super().__init__(joints, [-1, *data["kintree_table"][0, 1:].astype(int).tolist()], arrays)
 
-    def pelvis(self, shape: Tensor) -> Tensor:
+    def _pelvis(self, shape: Tensor) -> Tensor:
         return (self.regressor[:1] @ self._shaped(shape))[:, 0]
 
     def _shaped(self, shape: Tensor) -> Tensor:
         return self.template + (shape @ self.shapes).unflatten(1, (-1, 3))
 
-    def forward(self, pose: Tensor, shape: Tensor, translation: Tensor | None = None) -> Body:
+    def _decode(self, pose: Tensor, shape: Tensor, translation: Tensor | None) -> Body:
         shaped = self._shaped(shape)
         heads = self.regressor @ shaped  # B×J×3
         bent = (pose - self.still(len(pose)))[:, 1:].flatten(1)
@@ -86,13 +90,11 @@ class SMPLX(SMPLFamily):
     hand_means: Tensor
 
     def __init__(self, path: Path, betas: int = 10, expressions: int = 10) -> None:
-        data = _read(path, SMPLX_KEYS)
+        data = _read(path, SMPLX_SIZES, "SMPLX_NEUTRAL.npz")
         shapes = _tensor(data["shapedirs"])
         expression = 300 if shapes.shape[2] > 300 else shapes.shape[2] // 2
-        if shapes.shape[:2] != (10475, 3) or expression < betas:
-            raise ValueError(
-                f"{show(path)}: shapedirs {tuple(shapes.shape)}; give SMPLX_NEUTRAL.npz"
-            )
+        _enough(path, betas, expression, "betas")
+        _enough(path, expressions, shapes.shape[2] - expression, "expressions")
         chosen = [shapes[..., :betas], shapes[..., expression : expression + expressions]]
         super().__init__(data, SMPLX_JOINTS, torch.cat(chosen, -1))
         names = [f"beta{i}" for i in range(betas)]
@@ -109,37 +111,86 @@ class SMPL(SMPLFamily):
     """
 
     def __init__(self, path: Path, betas: int = 10) -> None:
-        data = _read(path, SMPL_KEYS)
+        data = _read(path, SMPL_SIZES, "SMPL_NEUTRAL.pkl")
         shapes = _tensor(data["shapedirs"])
-        if shapes.shape[:2] != (6890, 3) or shapes.shape[2] < betas:
-            raise ValueError(
-                f"{show(path)}: shapedirs {tuple(shapes.shape)}; give SMPL_NEUTRAL.pkl"
-            )
+        _enough(path, betas, shapes.shape[2], "betas")
         super().__init__(data, SMPL_JOINTS, shapes[..., :betas])
         self.shape_names = tuple(f"beta{i}" for i in range(betas))
 
 
-SMPL_KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
-SMPLX_KEYS = (*SMPL_KEYS, "hands_meanl", "hands_meanr")
+Sizes = Mapping[str, tuple[int | None, ...]]
 
 
-def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """These arrays of an .npz or .pkl; others in it are not looked at."""
+def _sizes(vertices: int, faces: int, joints: int) -> dict[str, tuple[int | None, ...]]:
+    return {
+        "v_template": (vertices, 3),
+        "f": (faces, 3),
+        "shapedirs": (vertices, 3, None),
+        "posedirs": (vertices, 3, 9 * (joints - 1)),
+        "J_regressor": (joints, vertices),
+        "kintree_table": (2, joints),
+        "weights": (vertices, joints),
+    }
+
+
+SMPL_SIZES = _sizes(6890, 13776, 24)
+SMPLX_SIZES = {**_sizes(10475, 20908, 55), "hands_meanl": (45,), "hands_meanr": (45,)}
+"""Of the arrays that a file must have; None is any number."""
+
+DAMAGE = (
+    *(EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError, AttributeError, KeyError),
+    *(OverflowError, MemoryError, RuntimeError, SyntaxError, struct.error),
+)
+"""What NumPy raises at an .npz that is none, or half of one."""
+
+
+def _read(path: Path, sizes: Sizes, right: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz or .pkl that have these sizes; others in it are not looked at.
+
+    Raises:
+        ValueError: one is missing, of another size, or has numbers that no model has; says to take
+            the file that is `right`.
+    """
     if path.suffix == ".pkl":
-        return _taken(path, keys, load_arrays(path))
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return _taken(path, keys, data)
-    except (EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{show(path)}: not a whole .npz file ({error}); get it again") from None
-
-
-def _taken(path: Path, keys: tuple[str, ...], data: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [key for key in keys if key not in data]
+        found: dict[str, Any] = load_arrays(path)
+    else:
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                found = {name: data[name] for name in sizes if name in data}
+        except DAMAGE as error:
+            why = show(str(error)[:200])
+            raise ValueError(f"{show(path)}: not a whole .npz file ({why}); get it again") from None
+    missing = [name for name in sizes if name not in found]
     if missing:
         raise ValueError(f"{show(path)}: no body model, {', '.join(missing)} missing")
-    return {key: data[key] for key in keys}
+    for name, size in sizes.items():
+        wrong = _wrong(found[name], size)
+        if wrong:
+            raise ValueError(f"{show(path)}: {name} {wrong}; give {right}")
+    faces, parents = found["f"], found["kintree_table"][0, 1:]
+    if faces.min() < 0 or faces.max() >= len(found["v_template"]):
+        raise ValueError(f"{show(path)}: f names vertices that are not there; give {right}")
+    if (parents < 0).any() or (parents > np.arange(len(parents))).any():
+        raise ValueError(f"{show(path)}: kintree_table has parents after children; give {right}")
+    return {name: found[name] for name in sizes}
 
 
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(array, np.float32))
+def _wrong(array: Any, size: tuple[int | None, ...]) -> str:
+    """What is wrong with what should be an array of this size; nothing, most often."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        return "is no array of numbers"
+    if len(array.shape) != len(size) or any(
+        wanted not in (None, found) for wanted, found in zip(size, array.shape, strict=True)
+    ):
+        wanted_size = ", ".join("any" if n is None else str(n) for n in size)
+        return f"{array.shape}, ({wanted_size}) was expected"
+    return "" if np.isfinite(array).all() else "has numbers that are not finite"
+
+
+def _enough(path: Path, wanted: int, there: int, what: str) -> None:
+    if not 0 <= wanted <= there:
+        raise ValueError(f"{show(path)}: {there} {what}, {wanted} are wanted; ask for fewer")
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-WRAPPERS = ("params_ema", "params", "state_dict", "model")
+WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "network", "model")
 """Where authors keep the tensors, best first: averaged weights before those of the last step."""
 WANTED = "the model.ckpt of a run (runs/<recipe>/<n>/model.ckpt)"
 
@@ -76,7 +77,9 @@ def read_checkpoint(path: Path, wanted: str = WANTED) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # Multi-HMR's files hold the arguments of their training so: words and numbers.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many kinds for a damaged or hostile file
         if not zipfile.is_zipfile(path):
             raise ValueError(

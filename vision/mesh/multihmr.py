@@ -364,7 +364,7 @@ class MultiHMRAnny(_OneShot):
         self.shape = _mlp(dim, dim, 6)
         _begin(self.pose, std=0.002)
         # Somebody 4 m away, seen with 60°; ours.
-        _begin(self.dist, math.log(size / 2 / math.tan(math.radians(FOV) / 2) / 4))
+        _begin(self.dist, math.log(size / 2 / math.tan(math.radians(FOV) / 2) / 4), std=0.002)
         _begin(self.fov, -math.log(180 / FOV - 1))
         self.register_buffer("places", sines(dim, self.grid), persistent=False)
         self.register_buffer("mean_pose", _standing(len(self.spec.joints), order))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import roma
+import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -22,9 +23,11 @@ def point_error(
     are given. Hands count from the wrist, faces from the neck.
 
     Raises:
-        ValueError: points of another number than the true ones.
+        ValueError: points of another number than the true ones; one origin without the other.
     """
     _check(points, truth)
+    if (origin is None) != (true_origin is None):
+        raise ValueError("one origin alone; give that of the points and the true one, or neither")
     if origin is not None and true_origin is not None:
         points, truth = points - origin[:, None], truth - true_origin[:, None]
     return 1000 * (points - truth).norm(dim=-1).mean(-1)
@@ -33,12 +36,14 @@ def point_error(
 def aligned_error(points: Tensor, truth: Tensor) -> Tensor:
     """The same after the similarity that fits N×P×3 points best to the true ones (PA-…).
 
-    Procrustes' rotation, scale and shift for each of the N. At least three points.
+    Procrustes' rotation, scale and shift for each of the N. At least three points; if they all lie
+    in one place, no scale helps, and it is 0.
     """
     _check(points, truth)
-    rotation, shift, scale = roma.rigid_points_registration(points, truth, compute_scaling=True)
-    fitted = scale[:, None, None] * points @ rotation.mT + shift[:, None]
-    return point_error(fitted, truth)
+    points, truth = (p - p.mean(1, keepdim=True) for p in (points, truth))
+    rotation, scale = roma.rigid_vectors_registration(points, truth, compute_scaling=True)
+    scale = torch.where(points.square().sum((1, 2)) == 0, 0, scale)
+    return point_error(scale[:, None, None] * points @ rotation.mT, truth)
 
 
 class PoseErrors(NamedTuple):
@@ -63,6 +68,7 @@ def threedpw_errors(vertices: Tensor, truth: Tensor, regressor: Tensor) -> PoseE
         raise ValueError(
             f"a {size} regressor for {vertices.shape[1]} vertices; take that of the model"
         )
+    regressor = regressor.to(vertices)
     joints, true_joints = regressor @ vertices, regressor @ truth
     pelvis, true_pelvis = joints[:, 0], true_joints[:, 0]
     chosen = list(H36M_14)
@@ -125,10 +131,8 @@ def match(pixels: np.ndarray, truth: np.ndarray, overlap: float = 0.05) -> Match
 
 def precision_recall_f1(matches: list[Matches]) -> tuple[float, float, float]:
     """Of all people in all pictures; each in [0, 1], and 1 where nobody is there or found."""
-    right, found, true = (
-        sum(counts)
-        for counts in zip(*((len(m.pairs), m.found, m.true) for m in matches), strict=True)
-    )
+    right = sum(len(m.pairs) for m in matches)
+    found, true = sum(m.found for m in matches), sum(m.true for m in matches)
     precision = right / found if found else float(not true)
     recall = right / true if true else float(not found)
     both = precision + recall

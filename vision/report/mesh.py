@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import json
+import os
+import struct
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,19 +95,39 @@ def write_glb(
 ) -> None:
     """All people of a picture as one scene, a mesh for each; y up, the camera at the origin.
 
-    glTF's axes: x to the right, y up, the camera looks along −z; metres.
+    glTF's axes: x to the right, y up, the camera looks along −z; metres. A mesh bears its number;
+    the second one of a number `person-3-2`. Nobody is a scene with nothing in it.
     """
     scene = trimesh.Scene()
+    seen: Counter[int] = Counter()
     for i, vertices in enumerate(people):
         number = i if numbers is None else numbers[i]
+        seen[number] += 1
+        name = f"person-{number}" + (f"-{seen[number]}" if seen[number] > 1 else "")
         mesh = trimesh.Trimesh(vertices * [1, -1, -1], faces, process=False)
         shade = (255 * colour_of(number)).round().astype(np.uint8)
         material = trimesh.visual.material.PBRMaterial(
             baseColorFactor=[*shade, 255], metallicFactor=0.0, roughnessFactor=0.8
         )
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
-        scene.add_geometry(mesh, node_name=f"person-{number}", geom_name=f"person-{number}")
-    path.write_bytes(scene.export(file_type="glb"))
+        scene.add_geometry(mesh, node_name=name, geom_name=name)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(scene.export(file_type="glb") if len(people) else EMPTY)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _empty() -> bytes:
+    """The file of a scene with nothing in it, which trimesh does not write."""
+    text = json.dumps({"asset": {"version": "2.0"}, "scene": 0, "scenes": [{}]}).encode()
+    text += b" " * (-len(text) % 4)
+    chunk = struct.pack("<I4s", len(text), b"JSON") + text
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunk)) + chunk
+
+
+EMPTY = _empty()
 
 
 def _together(

@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from vision.layers.state import misfits
+from vision.mesh import OSX, MultiHMR
 from vision.restoration import HAT, RAT, DWFormer
 
-NETS: tuple[Any, ...] = (HAT, RAT, DWFormer)
+NETS: tuple[Any, ...] = (HAT, RAT, DWFormer, MultiHMR, OSX)
 """Nets whose published checkpoints are known; `describe(state)` gives the arguments of one, but for
-those in `UNSAID`."""
+those in `UNSAID`, and `renamed(state)`, where there is one, our names for its tensors."""
 KNOWN = "give a model.ckpt that train.py wrote, or a published checkpoint of " + ", ".join(
     kind.__name__ for kind in NETS
 )
@@ -36,7 +37,8 @@ def build(state: Mapping[str, Tensor], path: Path, said: Mapping[str, Any]) -> n
     for kind in NETS:
         try:
             arguments = kind.describe(state)
-            told = {name: value for name, value in said.items() if name in kind.UNSAID}
+            unsaid = getattr(kind, "UNSAID", ())
+            told = {name: value for name, value in said.items() if name in unsaid}
             net = None if arguments is None else kind(**{**arguments, **told})
         except (LookupError, ValueError, TypeError, ArithmeticError, *_TOO_LARGE) as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -48,6 +50,7 @@ def build(state: Mapping[str, Tensor], path: Path, said: Mapping[str, Any]) -> n
             break
     else:
         raise ValueError(f"{path}: weights of another kind (keys {[*state][:4]}); {KNOWN}")
+    state = net.renamed(state) if hasattr(net, "renamed") else state
     found = misfits(net.state_dict(), state)
     if found:
         listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ def region_source(wanted: str, device: str = "cpu") -> RegionSource:
             " sam:FOLDER with the weights of SAM"
         )
     return RegionFolder(Path(wanted))
+
+
+def fingerprint(wanted: str) -> str:
+    """Of what `--regions` names: another one if a map or SAM's weights change."""
+    if wanted == "superpixels":
+        return wanted
+    folder = Path(wanted.removeprefix("sam:"))
+    stats = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [(str(path.relative_to(folder)), s.st_size, s.st_mtime_ns) for path, s in stats.items()]
+    return f"{wanted} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
 
 class RegionFolder:

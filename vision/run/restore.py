@@ -186,10 +186,11 @@ class RestoreJob:
     """Restore pictures for the batch engine, `regions` giving the maps of a net that wants them.
 
     Per picture: `<name>.png` (`.tif` for float pixels) of the same depth and channels, alpha
-    enlarged apart by cubic interpolation (grey with alpha becomes RGBA), and `<name>.before-after.jpg`. In the row: `scale`,
-    `width` and `height` of the result, `tiles`, and `pooling`: `whole`, or where a net that pools
-    over the whole picture saw it in tiles, `per tile` or `shared`; its result then depends a little
-    on the tiles. `regions` likewise, of a net that attends within regions.
+    enlarged apart by cubic interpolation (grey with alpha becomes RGBA), and
+    `<name>.before-after.jpg`. In the row: `scale`, `width` and `height` of the result, `tiles`, and
+    `pooling`: `whole`, or where a net that pools over the whole picture saw it in tiles, `per tile`
+    or `shared`; its result then depends a little on the tiles. `regions` likewise, of a net that
+    attends within regions.
     """
 
     name = "restore"

@@ -39,7 +39,7 @@ def load(
 
     Args:
         path: a `model.ckpt` that `train.py fit` wrote, or a published checkpoint (HAT, RAT,
-            DWFormer).
+            DWFormer, Multi-HMR, OSX).
         device: where the net runs (`cpu`, `cuda`, `cuda:1`).
         false_alarms: of a detector, share of good pictures that may be called defective; None keeps
             the one the checkpoint was calibrated for.
@@ -48,7 +48,9 @@ def load(
         scale: by how much a published RAT enlarges, which its checkpoint does not say (1 if None);
             other nets that restore must be of it.
         options: of a net that restores: `tile`, `ensemble`, `share_pooling` and `precision` of
-            `RestorationPredictor`. None is as good as leaving one out.
+            `RestorationPredictor`; of one that recovers people: `body_models` (where SMPL-X's and
+            SMPL's files are), `threshold`, `fov` and `detector` of `MeshPredictor`. None is as good
+            as leaving one out.
 
     Returns:
         A predictor: `predictor(image)` for one RGB uint8 H×W×3 picture, `predictor.net` the module.
@@ -72,12 +74,11 @@ def load(
     if checkpoint.get("visionmend") == "mesh" and {"backbones", *sections} <= checkpoint.keys():
         net = _of_ours(checkpoint, ("vision.mesh.", "vision.backbones.", *trust), path)
         _check_backbones(net, checkpoint["backbones"], path)
-        wrong = {"false_alarms": false_alarms, "scale": scale, **options}
-        _check_options(wrong, RECOVERS, f"{path}: is for `mesh`")
-        return _mesh_predictor(net, device, digest, options)
+        return _recovers(net, path, device, digest, false_alarms, scale, options)
     if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
         _check_options({"scale": scale, **options}, ("false_alarms",), f"{path}: is for `inspect`")
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
+    from vision.restoration.spec import Spec
     from vision.run import published
     from vision.run.restore import RestorationPredictor
 
@@ -94,6 +95,8 @@ def load(
             net = published.build(state, path, {} if scale is None else {"scale": scale})
         except ValueError as error:
             raise CheckpointError(str(error)) from error
+        if not isinstance(net.spec, Spec):
+            return _recovers(net, path, device, digest, false_alarms, scale, options)
         unsaid: Any = net.UNSAID
         digest += f" scale {scale}" if "scale" in unsaid and scale is not None else ""
     wrong = {"false_alarms": false_alarms, **options}
@@ -126,12 +129,21 @@ def _check_options(given: Mapping[str, Any], taken: tuple[str, ...], what: str) 
         )
 
 
-def _mesh_predictor(
-    net: nn.Module, device: str, digest: str, options: Mapping[str, Any]
+def _recovers(
+    net: nn.Module,
+    path: Path,
+    device: str,
+    digest: str,
+    false_alarms: float | None,
+    scale: int | None,
+    options: Mapping[str, Any],
 ) -> MeshPredictor:
+    """The predictor of a net that recovers people."""
     from vision import body
     from vision.run.mesh import MeshPredictor
 
+    wrong = {"false_alarms": false_alarms, "scale": scale, **options}
+    _check_options(wrong, RECOVERS, f"{path}: is for `mesh`")
     given = {name: value for name, value in options.items() if value is not None}
     folder, spec = given.pop("body_models", None), cast("Any", net.spec)
     model = body.create(spec.body, folder)
