@@ -16,7 +16,7 @@ from data.images import write_jpeg, write_png
 from data.people import RenderedPeople, collate_people
 from vision.body.people import People, main
 from vision.cli import infer, train
-from vision.losses import MultiHMRLoss
+from vision.mesh import MultiHMRLoss
 from vision.mesh.people import People as Recovered
 from vision.mesh.people import Truth, stand
 from vision.run.mesh import MeshPredictor
@@ -33,7 +33,7 @@ def recipe(net: str, **init_args: object) -> dict[str, object]:
         "task": "mesh",
         "model": {
             "net": {"class_path": net, "init_args": {"backbone": backbone, **init_args}},
-            "loss": {"class_path": "vision.losses.MultiHMRLoss"},
+            "loss": {"class_path": "vision.mesh.MultiHMRLoss"},
             "lr": 1e-3,
         },
         "data": {"batch_size": 2},

@@ -17,10 +17,12 @@ import yaml
 from trained import VIT, fit
 
 import vision
+from vision.body import people
 from vision.tasks.training import TASKS
 
 RECIPES = {
-    kind: sorted((vision.configs() / kind).glob("*.yaml")) for kind in ("anomaly", "restoration")
+    kind: sorted((vision.configs() / kind).glob("*.yaml"))
+    for kind in ("anomaly", "restoration", "mesh")
 }
 SMALL = {"size": 64, "mask_grid": 4, "unet": "tiny", "capacity": 256}
 SMALL_NETS = {  # that restore
@@ -172,4 +174,38 @@ def test_it_trains_loads_and_restores(path: Path, photographs: Path, tmp_path: P
     found = predictor(np.full((20, 24, 3), 128, np.uint8))
     scale = content["model"]["net"].get("init_args", {}).get("scale", 1)
     assert found.pixels.shape == (20 * scale, 24 * scale, 3)
+    assert (run / "last.ckpt").is_file()
+
+
+@pytest.fixture(scope="session")
+def crowds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated people: pictures and clips."""
+    root = tmp_path_factory.mktemp("crowds")
+    counts = ["--train", "2", "--val", "1", "--most", "1", "--size", "112"]
+    assert people.main([str(root / "pictures"), *counts]) == 0
+    assert people.main([str(root / "clips"), *counts, "--frames", "3"]) == 0
+    return root
+
+
+@pytest.mark.slow
+@every("mesh")
+def test_it_trains_loads_and_recovers(path: Path, crowds: Path, tmp_path: Path) -> None:
+    content = read(path)
+    clips = "dataset" in content["data"]
+    own = content["model"]["net"]["init_args"]
+    name = "resnet18" if clips else "vit_tiny_patch16_224"
+    own["backbone"].setdefault("init_args", {}).update(name=name, weights="none")
+    own |= {k: v for k, v in {"size": 112, "grid": 8, "dim": 48, "heads": 2}.items() if k in own}
+    if clips:
+        own["size"] = 128
+        content["data"]["dataset"]["init_args"] = {"frames": 3}
+    content["data"] |= {"root": str(crowds / ("clips" if clips else "pictures")), "batch_size": 1}
+    content["trainer"] |= {"max_steps": 1, "accelerator": "cpu", "check_val_every_n_epoch": 1}
+    recipe = tmp_path / path.name
+    recipe.write_text(yaml.safe_dump(content))
+    assert fit(recipe, run=tmp_path / "runs") == 0
+    run = tmp_path / "runs" / path.stem / "001"
+    found = vision.load(run / "model.ckpt")(np.full((60, 80, 3), 128, np.uint8))
+    assert found.vertices.shape[1:] == (13718, 3)
+    assert np.isfinite(found.vertices).all()
     assert (run / "last.ckpt").is_file()

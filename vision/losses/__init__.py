@@ -1,6 +1,5 @@
 """Losses: plain functions and modules over image batches B×C×H×W in [0, 1]."""
 
-from vision.losses.mesh import MeshLoss, MultiHMRLoss
 from vision.losses.restoration import (
     L1,
     MSE,
@@ -17,8 +16,6 @@ __all__ = [
     "MSE",
     "Charbonnier",
     "FocalRegion",
-    "MeshLoss",
-    "MultiHMRLoss",
     "Perceptual",
     "RecoveryLoss",
     "RestorationLoss",

@@ -1,7 +1,17 @@
-"""Nets that recover people as bodies."""
+"""Nets that recover people as bodies, and their losses."""
 
 from vision.mesh.coordformer import CoordFormer
+from vision.mesh.losses import CoordFormerLoss, MeshLoss, MultiHMRLoss, OSXLoss
 from vision.mesh.multihmr import MultiHMR, MultiHMRAnny
 from vision.mesh.osx import OSX
 
-__all__ = ["OSX", "CoordFormer", "MultiHMR", "MultiHMRAnny"]
+__all__ = [
+    "OSX",
+    "CoordFormer",
+    "CoordFormerLoss",
+    "MeshLoss",
+    "MultiHMR",
+    "MultiHMRAnny",
+    "MultiHMRLoss",
+    "OSXLoss",
+]

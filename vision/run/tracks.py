@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from vision.body import BodyModel
 from vision.body.camera import project
 from vision.body.smpl import BODY
-from vision.run.mesh import Recovery, save_npz, views
+from vision.run.recovery import Recovery, save_npz, views
 
 REACH = 0.5
 """Metres that somebody is looked for around where he was, and as much again for each second."""

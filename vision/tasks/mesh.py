@@ -17,7 +17,7 @@ from vision import body as bodies
 from vision.body import Body
 from vision.body.camera import project
 from vision.body.smpl import BODY
-from vision.losses.mesh import MeshLoss
+from vision.mesh.losses import MeshLoss
 from vision.mesh.people import MeshSpec, People, Truth, stand
 from vision.metrics.mesh import (
     Matches,
@@ -85,7 +85,7 @@ class MeshTask(LightningModule):
 
     def _loss(self, batch: dict[str, Any], truth: Truth, stage: str) -> Tensor:
         at, kept = self._assign(truth)
-        seen = self.net(batch["image"], batch["camera"], at)
+        seen = self.net(*_given(batch), at)
         terms = self.loss(self.net, seen, truth.take(kept), self.body)
         for name, value in terms.items():
             self.log(
@@ -158,9 +158,9 @@ class MeshTask(LightningModule):
         """As in use: the net finds the people itself, or gets their boxes if it asks for them."""
         if self.spec.reads == "crops":
             at, _ = self._assign(truth)
-            people = self.net(batch["image"], batch["camera"], at).people
+            people = self.net(*_given(batch), at).people
         else:
-            people = self.net(batch["image"], batch["camera"], **self.options).people
+            people = self.net(*_given(batch), **self.options).people
         return people, stand(people, self.spec, self.body)
 
     # ---- the finished net
@@ -180,6 +180,12 @@ class MeshTask(LightningModule):
     def save(self, path: Path) -> None:
         """Write the finished net: weights, and how to build it again."""
         save_net(self, self.net, path)
+
+
+def _given(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Pictures and cameras B×3×3, or clips and cameras B×T×3×3."""
+    image, camera = batch["image"], batch["camera"]
+    return image, camera if image.dim() == 4 else camera.unflatten(0, image.shape[:2])
 
 
 class Found:

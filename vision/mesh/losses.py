@@ -1,0 +1,308 @@
+"""Losses of recovered people against true ones.
+
+All are called as `loss(net, seen, truth, body)`: what the net said of the people of the truth, in
+their order, and what is true; and return their terms by name, already weighed, with their sum under
+`loss`. Weights are those of the papers and of released code (`facts` in docs/mesh.md).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import roma
+import torch
+from torch import Tensor, nn
+
+from vision.body import Body, BodyModel
+from vision.body.camera import project
+from vision.mesh.osx import PATCH, WIDE, crop_of
+from vision.mesh.people import Truth, stand
+
+
+class MeshLoss(nn.Module):
+    """Base: weights by name, and what the losses of all nets share.
+
+    Args:
+        weights: of terms, in place of the default ones; 0 leaves a term out.
+
+    Raises:
+        ValueError: a weight of a term that this loss has not.
+    """
+
+    default: dict[str, float]
+
+    def __init__(self, weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        unknown = {*(weights or {})} - {*self.default}
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no term {', '.join(sorted(unknown))}; its terms are"
+                f" {', '.join(self.default)}"
+            )
+        self.weights = {**self.default, **(weights or {})}
+
+    def forward(self, net: Any, seen: Any, truth: Truth, body: BodyModel) -> dict[str, Tensor]:
+        terms = self.terms(net, seen, truth, body)
+        weighed = {name: self.weights[name] * value for name, value in terms.items()}
+        return {**weighed, "loss": torch.stack([*weighed.values()]).sum()}
+
+    def terms(self, net: Any, seen: Any, truth: Truth, body: BodyModel) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class MultiHMRLoss(MeshLoss):
+    """That of Multi-HMR: sums of absolute differences over axes, means over points and people.
+
+    Points in the picture count where their true place is inside it. They are divided by the side of
+    the picture over 100, as if all nets saw pictures of 100 pixels, so that nets of all sizes weigh
+    them alike; ours, where the released code takes pixels from the tenth epoch on.
+    """
+
+    default = {
+        "heat": 10.0,
+        "fov": 1.0,
+        "offset": 1.0,
+        "rotation": 0.1,
+        "shape": 1.0,
+        "depth": 1.0,
+        "place": 1.0,
+        "joints": 100.0,
+        "vertices": 100.0,
+        "joints_2d": 1.0,
+        "vertices_2d": 1.0,
+    }
+
+    def terms(self, net: Any, seen: Any, truth: Truth, body: BodyModel) -> dict[str, Tensor]:
+        heat = torch.zeros_like(seen.heat)
+        heat[seen.at] = 1
+        found = {"heat": focal(seen.heat, heat)}
+        if seen.fov is not None:  # of the variant for Anny, whose weight is not published: ours
+            true = 2 * (net.spec.size[1] / 2 / seen.camera[:, 0, 0]).atan()
+            found["fov"] = (seen.fov - true).abs().mean()
+        if not len(truth.picture):
+            return found
+        people, stood = seen.people, stand(seen.people, net.spec, body)
+        anchor = truth.joints[:, body.joint(net.spec.anchor)]
+        pixel = project(anchor[:, None], truth.camera)[:, 0]
+        cell = torch.stack([seen.at[2], seen.at[1]], -1) + 0.5
+        joints = [body.joint(name) for name in net.spec.joints]
+        size = net.spec.size[1]
+        found |= {
+            "offset": _sum(seen.offset - (pixel / net.step - cell)),
+            "rotation": (people.rotations - truth.pose[:, joints]).abs().flatten(1).sum(1).mean(),
+            "shape": _sum(people.shape - truth.shape),
+            "depth": (seen.depth - net.depth_number(anchor[:, 2], truth.camera)).abs().mean(),
+            "place": _sum(people.place - anchor),
+            "joints": _sum(_centred(stood.joints, stood) - _centred(truth.joints, truth)),
+            "vertices": _sum(_centred(stood.vertices, stood) - _centred(truth.vertices, truth)),
+            "joints_2d": _in_picture(stood.joints, truth.joints, truth.camera, size),
+            "vertices_2d": _in_picture(stood.vertices, truth.vertices, truth.camera, size),
+        }
+        return found
+
+
+class CoordFormerLoss(MeshLoss):
+    """That of CoordFormer, with its weights; points in metres, in the picture in parts of its side.
+
+    Its prior of poses is a file that cannot be had freely, and is left out. `place` is ours, for
+    depths under a known camera.
+    """
+
+    default = {
+        "heat": 160.0,
+        "joints": 200.0,
+        "aligned": 360.0,
+        "joints_2d": 400.0,
+        "rotation": 80.0,
+        "shape": 36.0,
+        "acceleration": 200.0,
+        "acceleration_2d": 200.0,
+        "smooth": 100.0,
+        "place": 50.0,
+    }
+
+    def terms(self, net: Any, seen: Any, truth: Truth, body: BodyModel) -> dict[str, Tensor]:
+        size = net.spec.size[1]
+        pelvis = project(truth.joints[:, :1], truth.camera)[:, 0]
+        where = pelvis * net.grid / size - 0.5
+        found = {"heat": focal(seen.heat, bells(seen.heat, seen.at, where))}
+        if not len(truth.picture):
+            return found
+        people, stood = seen.people, stand(seen.people, net.spec, body)
+        own = [body.joint(name) for name in net.spec.joints]
+        joints, wanted = stood.joints[:, own], truth.joints[:, own]
+        centred, true = joints - joints[:, :1], wanted - wanted[:, :1]
+        flat, plane = project(_ahead(joints), truth.camera), project(wanted, truth.camera)
+        inside = ((plane > 0) & (plane < size)).all(-1)
+        flat, plane = flat / size, plane / size
+        moves = _moments(truth)
+        found |= {
+            "joints": (centred - true).norm(dim=-1).mean(),
+            "aligned": (_fitted(centred, true) - true).norm(dim=-1).mean(),
+            "joints_2d": _mean((flat - plane).norm(dim=-1), inside),
+            "rotation": (people.rotations - truth.pose[:, own]).square().sum((-1, -2)).mean(),
+            "shape": (people.shape - truth.shape).square().mean(),
+            "place": (seen.log_depth - _log_depth(net, truth)).abs().mean(),
+        }
+        if len(moves):
+            found |= {
+                "acceleration": _bend(centred - true, moves).norm(dim=-1).mean(),
+                "acceleration_2d": _mean(
+                    _bend(flat - plane, moves).norm(dim=-1), inside[moves].all(1)
+                ),
+                "smooth": _bend(people.rotations, moves).square().sum((-1, -2)).mean(),
+            }
+        return found
+
+
+def bells(heat: Tensor, at: Any, where: Tensor, width: float = 1.0) -> Tensor:
+    """B×g×g truth of a heat map: a bell at N places (x, y in cells), 1 at the cells `at`."""
+    axis = torch.arange(heat.shape[-1], device=heat.device)
+    across, down = (
+        torch.exp(-((axis - part[:, None]) ** 2) / (2 * width**2)) for part in where.unbind(-1)
+    )
+    truth = torch.zeros_like(heat)
+    for i, picture in enumerate(at[0].tolist()):
+        bell = down[i, :, None] * across[i]
+        truth[picture] = torch.maximum(truth[picture], bell.clamp(max=0.999))
+    truth[at] = 1
+    return truth
+
+
+def _log_depth(net: Any, truth: Truth) -> Tensor:
+    """The logarithm of the depth of pelvises, were the pictures seen with 60°."""
+    focal60 = net.spec.size[1] / 2 / math.tan(math.radians(60) / 2)
+    return (truth.joints[:, 0, 2] * focal60 / truth.camera[:, 0, 0]).log()
+
+
+def _moments(truth: Truth) -> Tensor:
+    """M×3 indices of people who are the same in three pictures one after another."""
+    rows = {
+        (track, picture): i
+        for i, (track, picture) in enumerate(
+            zip(truth.track.tolist(), truth.picture.tolist(), strict=True)
+        )
+    }
+    found = [
+        (rows[track, picture - 1], i, rows[track, picture + 1])
+        for (track, picture), i in rows.items()
+        if (track, picture - 1) in rows and (track, picture + 1) in rows
+    ]
+    return torch.tensor(found, dtype=torch.long, device=truth.picture.device).view(-1, 3)
+
+
+def _bend(values: Tensor, moves: Tensor) -> Tensor:
+    """Second differences over the moments."""
+    before, now, after = (values[moves[:, i]] for i in range(3))
+    return before - 2 * now + after
+
+
+def _fitted(points: Tensor, truth: Tensor) -> Tensor:
+    """N×P×3 by the similarity that fits them best to the true ones; it has no gradient."""
+    with torch.no_grad():
+        turn, shift, scale = roma.rigid_points_registration(points, truth, compute_scaling=True)
+    return scale[:, None, None] * points @ turn.mT + shift[:, None]
+
+
+class OSXLoss(MeshLoss):
+    """That of OSX: means of absolute differences, of one weight.
+
+    Points in the crop and boxes are counted in tokens of it, as the released code does, rotations
+    as matrices (there as vectors). Joints of hands count from the wrist.
+
+    Trains OSX of Anny, whose points are its joints; SMPL-X's points of toes and face are not there
+    yet.
+    """
+
+    default = {
+        "rotation": 1.0,
+        "shape": 1.0,
+        "body": 1.0,
+        "hands": 1.0,
+        "boxes": 1.0,
+        "joints": 10.0,
+        "hand_joints": 10.0,
+        "place": 1.0,
+    }
+
+    def terms(self, net: Any, seen: Any, truth: Truth, body: BodyModel) -> dict[str, Tensor]:
+        if net.spec.body != "anny":
+            raise ValueError("OSXLoss trains OSX of Anny; set body: anny")
+        if not len(truth.picture):
+            return {"place": seen.people.place.sum()}
+        people, crop, stood = seen.people, seen.crop, stand(seen.people, net.spec, body)
+        corner, scale = crop_of(truth.box)
+        pixels = (project(truth.joints, truth.camera) - corner[:, None]) * scale[:, None, None]
+        own = [body.joint(name) for name in net.spec.joints]
+        limbs = [body.joint(name) for name in net.points["body"]]
+        found = {
+            "rotation": (people.rotations - truth.pose[:, own]).abs().sum((-1, -2)).mean(),
+            "shape": (people.shape - truth.shape).abs().mean(),
+            "body": _point_loss(crop.body, pixels, truth.joints, limbs, 0, WIDE["body"] / 16),
+            "joints": (_centred(stood.joints, stood) - _centred(truth.joints, truth)).abs().mean(),
+            "place": (people.place - truth.joints[:, 0]).abs().mean(),
+        }
+        hands, boxes, turned = [], [], []
+        for i, side in enumerate(("left", "right")):
+            wrist = body.joint(f"{side}_wrist")
+            fingers = [body.joint(f"{side}_{name}") for name in net.points["hand"]]
+            depth = WIDE["hand"] / 16
+            hands.append(_point_loss(crop.hands[:, i], pixels, truth.joints, fingers, wrist, depth))
+            whole = pixels[:, [wrist, *fingers]]
+            low, high = whole.amin(1), whole.amax(1)
+            boxes.append((crop.centres[:, i] - (low + high) / 2).abs().mean() / PATCH)
+            boxes.append((crop.sizes[:, i] - (high - low)).abs().mean() / PATCH)
+            mine, theirs = (
+                points[:, fingers] - points[:, wrist, None]
+                for points in (stood.joints, truth.joints)
+            )
+            turned.append((mine - theirs).abs().mean())
+        means = {"hands": hands, "boxes": boxes, "hand_joints": turned}
+        return found | {name: torch.stack(parts).mean() for name, parts in means.items()}
+
+
+def _point_loss(
+    found: Tensor, pixels: Tensor, joints: Tensor, chosen: list[int], origin: int, bin_: float
+) -> Tensor:
+    """N×P×3 points of a crop against true ones, x and y in tokens, z in bins from a joint."""
+    flat = (found[..., :2] - pixels[:, chosen]) / PATCH
+    deep = (found[..., 2] - (joints[:, chosen, 2] - joints[:, origin, 2, None])) / bin_
+    return torch.cat([flat, deep[..., None]], -1).abs().mean()
+
+
+def focal(logits: Tensor, truth: Tensor, alpha: float = 2, beta: float = 4) -> Tensor:
+    """CornerNet's loss of a heat map (Law and Deng, ECCV 2018), over the number of ones.
+
+    `truth` is 1 where somebody is and less elsewhere; what is near to 1 there counts little.
+    """
+    score = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
+    there = truth.eq(1)
+    right = ((1 - score) ** alpha * score.log())[there].sum()
+    wrong = ((1 - truth) ** beta * score**alpha * (1 - score).log())[~there].sum()
+    return -(right + wrong) / there.sum().clamp(min=1)
+
+
+def _sum(difference: Tensor) -> Tensor:
+    """Of absolute values over the last axis, mean over all others."""
+    return difference.abs().sum(-1).mean()
+
+
+def _centred(points: Tensor, of: Body | Truth) -> Tensor:
+    return points - of.joints[:, :1]
+
+
+def _in_picture(points: Tensor, truth: Tensor, camera: Tensor, size: int) -> Tensor:
+    """Difference in the picture, in hundredths of its side, where the true points lie in it."""
+    seen, wanted = project(_ahead(points), camera), project(truth, camera)
+    inside = ((wanted > 0) & (wanted < size)).all(-1)
+    return _mean((seen - wanted).abs().sum(-1) * 100 / size, inside)
+
+
+def _ahead(points: Tensor) -> Tensor:
+    """Moved before the camera: whoever is put behind it has no place in the picture."""
+    return torch.cat([points[..., :2], points[..., 2:].clamp(min=0.1)], -1)
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    return (values * counted).sum() / counted.sum().clamp(min=1)
