@@ -2,7 +2,7 @@
 
 All are called as `loss(net, seen, truth, body)`: what the net said of the people of the truth, in
 their order, and what is true; and return their terms by name, already weighed, with their sum under
-`loss`. Weights are those of the papers and of released code (`facts` in docs/mesh.md).
+`loss`. Weights are those of the papers and of the released code.
 """
 
 from __future__ import annotations
