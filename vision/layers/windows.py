@@ -14,16 +14,15 @@ def windows(x: Tensor, side: int) -> Tensor:
 
 def split_heads(x: Tensor, parts: int, heads: int) -> Tensor:
     """B×n×m×s×s×(parts·C) windows → parts×B×n×m×heads×s²×(C/heads)."""
-    batch, rows, columns, side = x.shape[:4]
-    x = x.reshape(batch, rows, columns, side * side, parts, heads, -1)
-    return x.permute(4, 0, 1, 2, 5, 3, 6).contiguous()
+    x = x.unflatten(-1, (parts, heads, -1))  # B×n×m×s×s×parts×heads×d
+    return x.permute(5, 0, 1, 2, 6, 3, 4, 7).contiguous().flatten(5, 6)  # copied once
 
 
 def merge(x: Tensor) -> Tensor:
     """B×n×m×heads×s²×d windows → B×(n·s)×(m·s)×(heads·d)."""
     side = int(x.shape[4] ** 0.5)
-    x = x.transpose(3, 4).flatten(4).unflatten(3, (side, side))  # B×n×m×s×s×C
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    x = x.unflatten(4, (side, side)).permute(0, 1, 4, 2, 5, 3, 6)  # B×n×s×m×s×heads×d
+    return x.flatten(5).flatten(3, 4).flatten(1, 2)  # the first copies
 
 
 def attend(
