@@ -68,6 +68,7 @@ def test_shapes(name: str, body: str, shape: int) -> None:
     assert (net.spec.reads, net.spec.frames, net.spec.joints) == ("clips", FRAMES, BODY)
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient() -> None:
     net = shaken(tiny()).train()
     found = net(clip(), cameras(), AT)
@@ -112,6 +113,7 @@ def person(row: int, column: int, seed: int) -> Tensor:
     return x
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_who_moves_moves_nobody_else() -> None:
     net, still = decoder(), person(6, 6, seed=1)

@@ -117,6 +117,7 @@ def test_the_light_net_begins_at_bicubic(scale: int) -> None:
     torch.testing.assert_close(net(image), wanted)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_pictures_of_a_batch_do_not_touch() -> None:
     net, images = tiny(scale=2), torch.cat([picture(20, 24), picture(20, 24) * 0.3])

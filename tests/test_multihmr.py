@@ -67,6 +67,7 @@ def test_every_parameter_gets_a_gradient(make: type, images: Tensor) -> None:
     assert without_gradient(net) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [small, variant])
 def test_nobody(make: type, images: Tensor) -> None:
     seen = make()(images, CAMERA, threshold=0.99)
@@ -74,6 +75,7 @@ def test_nobody(make: type, images: Tensor) -> None:
     assert seen.people.rotations.shape[1:] == (52, 3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [small, variant])
 def test_people_of_one_picture_see_each_other_and_no_others(make: type, images: Tensor) -> None:
     net = shaken(make()).eval()
@@ -85,6 +87,7 @@ def test_people_of_one_picture_see_each_other_and_no_others(make: type, images: 
     assert (together.rotations[1] - alone.rotations[0]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_crowd(images: Tensor) -> None:
     """A person in every patch: more than anybody's picture holds."""
     row, column = (part.flatten() for part in torch.meshgrid(*[torch.arange(7)] * 2, indexing="ij"))
@@ -116,6 +119,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return torch.cat([(q @ k.T / math.sqrt(k.shape[1])).softmax(-1) @ v for q, k, v in parts], -1)
 
 
+@pytest.mark.slow
 def test_depth_numbers_are_depths(images: Tensor) -> None:
     for net in (small(), variant()):
         seen = net(images, CAMERA, AT)
@@ -145,6 +149,7 @@ def test_sines_tell_rows_from_columns() -> None:
     torch.testing.assert_close(found[2, 3, 8:12], torch.sin(2 * 10000 ** -(torch.arange(4) / 4)))
 
 
+@pytest.mark.slow
 def test_any_vit_will_do() -> None:
     for name in ("vit_tiny_patch16_224", "deit_tiny_patch16_224"):
         net = MultiHMR(backbone(name), SIZE, "anny", dim=32, depth=1, heads=2, mlp=32)

@@ -43,6 +43,8 @@ from vision.mesh.people import SHARED, stand
 KINDS = [(decoder, body) for decoder in (True, False) for body in ("smplx", "anny")]
 VIT = "vit_tiny_patch16_224"
 
+pytestmark = pytest.mark.slow  # a net of several parts, built anew for most tests
+
 
 @cache
 def tiny(decoder: bool = True, body: str = "smplx", backbone: Backbone | None = None) -> OSX:

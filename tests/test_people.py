@@ -92,6 +92,7 @@ def test_feet_touch_the_floor_and_the_picture_shows_them_there() -> None:
     assert found >= 2
 
 
+@pytest.mark.slow
 def test_somebody_half_out_of_the_picture_shows_half() -> None:
     """`visible` is a share of pixels: of a crowd's people none shows more than the whole."""
     people = People(96, 128, most=1, occluders=0)
@@ -158,6 +159,7 @@ def test_fingers_bend_to_the_palm(people: People, side: str) -> None:
         assert far[1] < far[0] - 0.005
 
 
+@pytest.mark.slow
 def test_a_clip_moves_people_a_little_and_the_scene_not() -> None:
     images, crowds = People(96, 128, most=2).clip(5, 4)
     assert images.shape == (4, 96, 128, 3)

@@ -214,6 +214,7 @@ def test_bad_pictures_are_rows(
     assert "0 restored, 1 done before, 2 failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tile_and_ensemble_are_part_of_what_was_done(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
