@@ -378,6 +378,10 @@ class CoordFormer(nn.Module):
         """
         return assign(picture, anchor, box, self.grid, self.spec.size[0] / self.grid)
 
+    def depth_number(self, depth: Tensor, camera: Tensor) -> Tensor:
+        """What `ClipPeople.log_depth` is for pelvises N metres away under N×3×3 intrinsics."""
+        return (depth * intrinsics(*self.spec.size)[0, 0] / camera[:, 0, 0]).log()
+
     def _check(self, clips: Tensor, camera: Tensor, at: Cells | None) -> None:
         size, frames = self.spec.size[0], self.spec.frames
         if clips.shape[2:] != (3, size, size) or not 1 <= clips.shape[1] <= frames:

@@ -7,7 +7,6 @@ their order, and what is true; and return their terms by name, already weighed, 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import roma
@@ -143,7 +142,9 @@ class CoordFormerLoss(MeshLoss):
             "joints_2d": _mean((flat - plane).norm(dim=-1), inside),
             "rotation": (people.rotations - truth.pose[:, own]).square().sum((-1, -2)).mean(),
             "shape": (people.shape - truth.shape).square().mean(),
-            "place": (seen.log_depth - _log_depth(net, truth)).abs().mean(),
+            "place": (seen.log_depth - net.depth_number(wanted[:, 0, 2], truth.camera))
+            .abs()
+            .mean(),
         }
         if len(moves):
             found |= {
@@ -168,12 +169,6 @@ def bells(heat: Tensor, at: Any, where: Tensor, width: float = 1.0) -> Tensor:
         truth[picture] = torch.maximum(truth[picture], bell.clamp(max=0.999))
     truth[at] = 1
     return truth
-
-
-def _log_depth(net: Any, truth: Truth) -> Tensor:
-    """The logarithm of the depth of pelvises, were the pictures seen with 60°."""
-    focal60 = net.spec.size[1] / 2 / math.tan(math.radians(60) / 2)
-    return (truth.joints[:, 0, 2] * focal60 / truth.camera[:, 0, 0]).log()
 
 
 def _moments(truth: Truth) -> Tensor:

@@ -27,6 +27,7 @@ from vision.tasks.results import (
     check_backbones,
     drop_modules,
     frozen_backbones,
+    log_terms,
     one_device,
     save_model,
     save_results,
@@ -93,15 +94,7 @@ class AnomalyTask(LightningModule):
 
     def _recovery_loss(self, batch: dict[str, Any], stage: str) -> Tensor:
         terms = self.loss(*self.net.recover(batch["image"]))
-        for name, value in terms.items():
-            self.log(
-                f"{stage}/{name}",
-                value,
-                prog_bar=name == "loss",
-                on_epoch=True,
-                on_step=False,
-                batch_size=len(batch["image"]),
-            )
+        log_terms(self, terms, stage, len(batch["image"]))
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:

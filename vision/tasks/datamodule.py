@@ -9,9 +9,10 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from data.augment import Augmentation, geometric, reseed
+from data.augment import Augmentation, geometric
 from data.inspection import InspectionDataset, Split, collate
 from data.opening import open_dataset
+from vision.tasks.loading import loader
 
 
 class AnomalyData(LightningDataModule):
@@ -80,12 +81,4 @@ class AnomalyData(LightningDataModule):
         return self._loader(self.test_set)
 
     def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.workers,
-            collate_fn=collate,
-            worker_init_fn=reseed,
-            persistent_workers=shuffle and self.workers > 0,
-        )
+        return loader(dataset, collate, self.batch_size, self.workers, shuffle)

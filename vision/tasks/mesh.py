@@ -32,6 +32,7 @@ from vision.tasks.results import (
     check_backbones,
     drop_modules,
     frozen_backbones,
+    log_terms,
     one_device,
     save_net,
     save_results,
@@ -87,16 +88,7 @@ class MeshTask(LightningModule):
         at, kept = self._assign(truth)
         seen = self.net(*_given(batch), at)
         terms = self.loss(self.net, seen, truth.take(kept), self.body)
-        for name, value in terms.items():
-            self.log(
-                f"{stage}/{name}",
-                value,
-                prog_bar=name == "loss",
-                on_epoch=True,
-                on_step=False,
-                sync_dist=True,
-                batch_size=len(batch["image"]),
-            )
+        log_terms(self, terms, stage, len(batch["image"]))
         return terms["loss"]
 
     def _assign(self, truth: Truth) -> tuple[Any, Tensor]:

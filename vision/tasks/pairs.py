@@ -9,10 +9,11 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from data.augment import Augmentation, geometric, reseed
+from data.augment import Augmentation, geometric
 from data.paired import Paired
 from data.pairs import Pair, PairDataset, Split, collate
 from data.regions import superpixels
+from vision.tasks.loading import loader
 
 
 class RestorationData(LightningDataModule):
@@ -81,16 +82,8 @@ class RestorationData(LightningDataModule):
         return Dressed(plain, repeat, self.regions, self.swap, self.scale)
 
     def _loader(self, dataset: Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=shuffle and len(dataset) >= batch_size,  # type: ignore[arg-type]
-            num_workers=self.workers,
-            collate_fn=collate,
-            worker_init_fn=reseed,
-            persistent_workers=shuffle and self.workers > 0,
-        )
+        whole = shuffle and len(dataset) >= batch_size  # type: ignore[arg-type]
+        return loader(dataset, collate, batch_size, self.workers, shuffle, drop_last=whole)
 
 
 class Dressed(Dataset[Pair]):

@@ -8,9 +8,10 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from data.augment import photometric, reseed
+from data.augment import photometric
 from data.pairs import Split
 from data.people import RenderedPeople, collate_people
+from vision.tasks.loading import loader
 
 
 class PeopleData(LightningDataModule):
@@ -60,12 +61,4 @@ class PeopleData(LightningDataModule):
         return self._loader(self.test_set)
 
     def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.workers,
-            collate_fn=collate_people,
-            worker_init_fn=reseed,
-            persistent_workers=shuffle and self.workers > 0,
-        )
+        return loader(dataset, collate_people, self.batch_size, self.workers, shuffle)

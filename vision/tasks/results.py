@@ -38,6 +38,20 @@ def take_average(trainer: Trainer, task: LightningModule) -> None:
             callback.on_train_end(trainer, task)
 
 
+def log_terms(task: LightningModule, terms: Mapping[str, Tensor], stage: str, count: int) -> None:
+    """Terms of a loss over a batch of so many, as means of the epoch."""
+    for name, value in terms.items():
+        task.log(
+            f"{stage}/{name}",
+            value,
+            prog_bar=name == "loss",
+            on_epoch=True,
+            on_step=False,
+            sync_dist=True,
+            batch_size=count,
+        )
+
+
 def one_device(trainer: Trainer, what: str) -> None:
     """ValueError with several processes, for `what` cannot be shared between them."""
     if trainer.world_size > 1:
