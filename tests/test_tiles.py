@@ -11,7 +11,7 @@ from data.degrade import bicubic
 from vision.layers.padding import mirror_pad
 from vision.run.memory import out_of_memory
 from vision.run.restore import eightfold
-from vision.run.tiles import Tiler, places
+from vision.run.tiles import OVERLAP, STEP, Tiler, places
 
 CPU = torch.device("cpu")
 
@@ -29,11 +29,13 @@ def test_weights_add_up_to_one(side: int, tile: int) -> None:
     total = torch.zeros(side)
     found = places(side, tile)
     for start, weight in found:
-        assert len(weight) == min(side, tile)
+        assert len(weight) == len(found[0][1]) <= min(side, tile)
         assert (weight >= 0).all()
-        total[start : start + tile] += weight
+        total[start : start + len(weight)] += weight
     torch.testing.assert_close(total, torch.ones(side))
     assert [start for start, _ in found] == sorted({start for start, _ in found})
+    twice = len(found) * len(found[0][1]) - side
+    assert twice <= (len(found) - 1) * OVERLAP + len(found) * STEP  # no more than must be
 
 
 @settings(deadline=None)
@@ -91,7 +93,7 @@ def test_tiles_are_halved_until_they_fit(error: Exception, tile: int) -> None:
     tiler = Tiler(net, 2, tile, CPU)
     torch.testing.assert_close(tiler(image), double(image[None])[0])
     too_large = [call for call in net.calls if max(call) > 130]
-    assert too_large == [(500, 400), (250, 250)]  # each size is tried once
+    assert too_large == [(500, 400), (192, 224)]  # each size is tried once
     net.calls.clear()
     tiler(image)
     assert all(max(call) <= 130 for call in net.calls)  # and is remembered

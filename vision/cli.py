@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vision import __version__
+from vision.run.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from vision.run.engine import Job
@@ -47,6 +48,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     from vision.tasks.training import CLI, run_cli
 
     _log_to_stderr()
+    keep_freed_memory()
     try:
         run_cli(argv)
     except (KeyboardInterrupt, SystemExit) as ending:
@@ -85,6 +87,7 @@ def infer(argv: Sequence[str] | None = None, prog: str = "infer.py") -> int:
         commands.add_parser("train", help="train, validate or test (mend train --help)")
     arguments = parser.parse_args(argv)
     _log_to_stderr()
+    keep_freed_memory()
     if arguments.command == "doctor":
         from vision.run.doctor import doctor
 

@@ -15,6 +15,8 @@ Net = Callable[[Tensor], Tensor]
 OVERLAP = 32
 """Pixels that neighbouring tiles share. The quarter next to its edge a tile gives away, since
 the net saw too little around it; in the middle half one fades into the other."""
+STEP = 16
+"""Sides of tiles are multiples of it where they may be, so that no net fills up its windows."""
 SMALLEST = 64
 """Side of the smallest tile that is tried when memory runs out."""
 
@@ -30,7 +32,7 @@ class Tiler:
     Args:
         net: B×C×h×w in [0, 1] → B×C×(scale·h)×(scale·w).
         scale: of the net.
-        tile: side of a tile in pixels of the input; 0 takes pictures whole as long as they fit.
+        tile: longest side of a tile in pixels of the input; 0 takes pictures whole while they fit.
         device: where the net runs; the picture and its restoration stay on the CPU.
         pools: a net that pools over the whole picture, to have all tiles of a picture share what
             they pool (`vision.layers.pooling`), for twice the time; None lets each pool its own.
@@ -73,9 +75,9 @@ class Tiler:
                 whole = self.net(image[None].to(self.device))[0].float().cpu()
             except (MemoryError, RuntimeError) as error:
                 side = max(height, width)
-                if not out_of_memory(error) or side // 2 < SMALLEST:
+                if not out_of_memory(error) or side <= SMALLEST:
                     raise
-                self.tile = -(-side // 2)
+                self.tile = max(-(-side // 2), SMALLEST)
                 if self._passes:
                     self._passes.back(found)
             else:
@@ -105,7 +107,7 @@ class Tiler:
 
 
 def places(side: int, tile: int, overlap: int = OVERLAP) -> list[tuple[int, Tensor]]:
-    """Where tiles begin along a side, and the weight of each of their pixels.
+    """Where tiles of at most `tile` pixels begin along a side, and the weight of each pixel.
 
     Weights fall linearly towards a neighbour, to zero near the edge, and add up to one everywhere.
     """
@@ -113,6 +115,9 @@ def places(side: int, tile: int, overlap: int = OVERLAP) -> list[tuple[int, Tens
         return [(0, torch.ones(side))]
     overlap = min(overlap, tile // 2)
     count = -(-(side - overlap) // (tile - overlap))
+    # No larger than that many tiles need, lest they overlap further: up to half the time.
+    needed = -(-(side + (count - 1) * overlap) // count)
+    tile = min(tile, -(-needed // STEP) * STEP)
     starts = [round(i * (side - tile) / (count - 1)) for i in range(count)]
     margin = overlap // 4
     ramp = ((torch.arange(tile) + 0.5 - margin) / (overlap - 2 * margin)).clamp(0, 1)
