@@ -201,9 +201,42 @@ def test_a_copy_has_a_net_of_its_own(tiny: Backbone) -> None:
     assert next(tiny.net.parameters()).dtype == torch.float32
 
 
+def test_what_is_remembered_is_not_asked_again(tiny: Backbone, tmp_path: Path) -> None:
+    images = torch.rand(3, 3, 32, 32)
+    net = copy.deepcopy(tiny)
+    net.net.set_input_size((32, 32))
+    plain = net.tokens(images)
+    net.remember(tmp_path / "features")
+    first = net.tokens(images[:2])
+    for told, wanted in zip(first, plain, strict=True):
+        torch.testing.assert_close(told, wanted[:2], atol=2e-3, rtol=1e-3)  # of 16 bits
+    net.net.forward_features = None  # type: ignore[method-assign]
+    assert all(torch.equal(a, b) for a, b in zip(net.tokens(images[:2]), first, strict=True))
+    with pytest.raises(TypeError):
+        net.tokens(images)  # the third was not seen
+    files = sorted((tmp_path / "features").iterdir())
+    assert len(files) == 2
+    files[0].write_bytes(files[0].read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"\.npy is damaged; delete it"):
+        net.tokens(images[:2])
+
+
+def test_weights_are_not_mixed_up_in_memory(tiny: Backbone, tmp_path: Path) -> None:
+    images, net = torch.rand(1, 3, 224, 224), copy.deepcopy(tiny)
+    net.remember(tmp_path)
+    net.tokens(images)
+    other = copy.deepcopy(tiny)
+    other.fingerprint = "another"
+    other.remember(tmp_path)
+    other.tokens(images)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
 @pytest.mark.slow
-def test_a_net_that_learns() -> None:
+def test_a_net_that_learns(tmp_path: Path) -> None:
     backbone = Backbone("resnet18", "none", frozen=False).train()
+    with pytest.raises(ValueError, match="resnet18 learns; only a frozen one"):
+        backbone.remember(tmp_path)
     assert backbone.net.training
     assert any(key.startswith("net.") for key in backbone.state_dict())
     backbone.pyramid(backbone.prepare(pictures(), 2), [-1])[0].sum().backward()

@@ -64,6 +64,22 @@ def model(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run / "model.ckpt"
 
 
+def test_features_are_kept_for_training(
+    rendered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"size": SIZE, "dim": 64, "depth": 1, "heads": 2}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe("vision.mesh.MultiHMRAnny", **small)))
+    call = ["fit", "--config", str(path), "--data.root", str(rendered)]
+    call += ["--model.features", str(tmp_path / "features")]
+    assert train([*call, "--trainer.default_root_dir", str(tmp_path / "refused")]) == 2
+    assert "set data.augment false" in capsys.readouterr().err
+    call += ["--trainer.default_root_dir", str(tmp_path / "run"), "--data.augment", "false"]
+    assert train(call) == 0
+    assert len([*(tmp_path / "features").glob("*.npy")]) == 5  # of train and val
+    vision.load(tmp_path / "run/model.ckpt")  # asks for no folder
+
+
 def test_a_test_says_how_far_off_the_net_is(model: Path) -> None:
     found = json.loads((model.parent / "metrics.json").read_text())
     assert found["body"] == "anny"

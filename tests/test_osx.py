@@ -22,21 +22,16 @@ from vision.backbones import Backbone
 from vision.body import Anny
 from vision.body.camera import intrinsics, project
 from vision.layers.state import misfits
+from vision.mesh.crops import CROP, FOCAL, crop_of, cut_out, real_place, towards
 from vision.mesh.osx import (
-    CROP,
-    FOCAL,
     OSX,
     DeformableAttention,
     Encoder,
     Levels,
     OSXPeople,
-    crop_of,
-    cut_out,
-    real_place,
     sample,
     sines,
     soft_argmax,
-    towards,
 )
 from vision.mesh.people import SHARED, stand
 

@@ -200,6 +200,8 @@ def test_it_trains_loads_and_recovers(path: Path, crowds: Path, tmp_path: Path) 
         own["size"] = 128
         content["data"]["dataset"]["init_args"] = {"frames": 3}
     content["data"] |= {"root": str(crowds / ("clips" if clips else "pictures")), "batch_size": 1}
+    if "features" in content["model"]:
+        content["model"]["features"] = str(tmp_path / "features")
     content["trainer"] |= {"max_steps": 1, "accelerator": "cpu", "check_val_every_n_epoch": 1}
     recipe = tmp_path / path.name
     recipe.write_text(yaml.safe_dump(content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -14,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vision.backbones import weights as sources
+from vision.backbones.remembered import Remembered
 
 # DINO, DINOv2, DINOv3, CLIP, DeiT, BEiT, EVA … Other nets with a class token (CaiT, XCiT) add it
 # late, or attend over something else than tokens.
@@ -43,6 +45,7 @@ class Backbone(nn.Module):
         patch: pixels per token side of a ViT, or the reduction of the last stage of a CNN.
         blocks: number of blocks (ViT) or stages (CNN) whose maps can be asked for.
         channels: width of each of those maps.
+        remembered: where `tokens` of pictures are kept while training; None asks the net each time.
 
     Raises:
         WeightsError: no such network, or no weights to be had.
@@ -65,6 +68,7 @@ class Backbone(nn.Module):
         else:
             self.net = net
         self.frozen = frozen
+        self.remembered: Remembered | None = None
         self.fingerprint = sources.fingerprint(self.net)
         stages: list[dict[str, Any]] = self.net.feature_info
         self.channels = [int(stage["num_chs"]) for stage in stages]
@@ -94,6 +98,16 @@ class Backbone(nn.Module):
                 f" {wanted['source']}, here are those from {self.source}); bring them back, or"
                 " train again"
             )
+
+    def remember(self, folder: Path) -> None:
+        """Keep in this folder what `tokens` says of each picture.
+
+        Raises:
+            ValueError: the backbone learns, and so says something else every time.
+        """
+        if not self.frozen:
+            raise ValueError(f"backbone {self.name} learns; only a frozen one can be remembered")
+        self.remembered = Remembered(folder, self.fingerprint)
 
     def prepare(self, images: Tensor, grid: int) -> Tensor:
         """Resize B×3×H×W RGB in [0, 1] to grid·patch pixels a side and normalise for the net.
@@ -149,7 +163,8 @@ class Backbone(nn.Module):
                 f"backbone {self.name} has no class token; use a ViT such as"
                 " vit_small_patch14_dinov2"
             )
-        tokens = net.forward_features(images)  # B×(prefix + h·w)×C
+        say = net.forward_features
+        tokens = self.remembered(images, say) if self.remembered else say(images)  # B×(1+…+h·w)×C
         grid = [side // self.patch for side in images.shape[-2:]]
         return tokens[:, 0], tokens[:, net.num_prefix_tokens :].mT.unflatten(-1, grid)
 

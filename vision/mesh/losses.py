@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from vision.body import Body, BodyModel
 from vision.body.camera import project
-from vision.mesh.osx import PATCH, WIDE, crop_of
+from vision.mesh.crops import PATCH, crop_of
+from vision.mesh.osx import WIDE
 from vision.mesh.people import Truth, stand
 
 

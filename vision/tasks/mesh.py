@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from vision import body as bodies
+from vision.backbones import Backbone
 from vision.body import Body
 from vision.body.camera import project
 from vision.body.smpl import BODY
@@ -52,6 +53,8 @@ class MeshTask(LightningModule):
         weight_decay: of AdamW.
         warm_up: share of the steps over which the learning rate rises.
         threshold: score from which somebody counts as found; the net's own by default.
+        features: folder in which is kept what frozen ViTs say of each picture
+            (`vision.backbones.remembered`), for training on a CPU; with data.augment false.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class MeshTask(LightningModule):
         weight_decay: float = 1e-4,
         warm_up: float = 0.05,
         threshold: float | None = None,
+        features: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -78,8 +82,17 @@ class MeshTask(LightningModule):
         self.body = bodies.create(self.spec.body, folder)  # its arrays are in no state dict
         self.lr, self.weight_decay, self.warm_up = lr, weight_decay, warm_up
         self.options = {} if threshold is None else {"threshold": threshold}
+        self.features = features
+        if features is not None:
+            for backbone in (m for m in net.modules() if isinstance(m, Backbone)):
+                backbone.remember(Path(features))
 
     # ---- training
+
+    def on_fit_start(self) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.features is not None and getattr(data, "augment", False):
+            raise ValueError("features are kept of pictures as they are; set data.augment false")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         return self._loss(batch, self.truth(batch), "train")
@@ -164,7 +177,8 @@ class MeshTask(LightningModule):
         checkpoint["visionmend"] = "mesh"
         checkpoint["backbones"] = frozen_backbones(self)
         # Where the body models are is the user's affair.
-        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "body_models": None}
+        own = {"body_models": None, "features": None}
+        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], **own}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_backbones(self, checkpoint)
