@@ -29,6 +29,7 @@ bench: $(READY) ## measure speed, peak memory and repeatability
 	@$(BIN)/python scripts/bench.py
 	@$(BIN)/python scripts/bench_restoration.py
 	@$(BIN)/python scripts/bench_bodies.py
+	@$(BIN)/python scripts/bench_mesh.py
 
 wheel: $(READY) ## build dist/visionmend-….whl
 	@$(BIN)/python -m build --wheel --no-isolation

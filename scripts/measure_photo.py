@@ -1,12 +1,14 @@
 """A large photograph in tiles: time and peak memory, and how much the tiles change the result.
 
-    python scripts/measure_photo.py MODEL… --photographs FOLDER [--out runs/photo]
+    python scripts/measure_photo.py MODEL… --photographs FOLDER [--out runs/photo] [--small]
 
 Photographs of FOLDER, each beside its mirror image, fill 3000×4000 pixels, which
 `infer.py restore` restores with each checkpoint; peak memory is that process's, and the upper left
 quarter is measured beside it. Then 640×960 pixels are restored whole and in tiles of 256, each tile
 pooling for itself and all sharing what they pool; how they differ is printed, in levels of 8 bits,
-and written to OUT, twenty times as strong. DWFormer sees everything through a simulated display.
+and drawn into OUT/tiles.png, twenty times as strong: a row for each net with what it made in tiles
+and the differences of both ways. DWFormer sees everything through a simulated display. `--small`
+leaves out the large picture; docs/tiles.png is of scikit-image's photographs, which are free.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 from bench import console, peak_of
 from rich.table import Table
+from skimage.measure import block_reduce
 
 import vision
 from data.degrade import U8, UnderDisplay
@@ -27,6 +30,7 @@ from vision.layers.pooling import GlobalPool
 from vision.run.tiles import places
 
 LARGE, SMALL, TILE = (3000, 4000), (640, 960), 256
+PICTURES = {"quarter": (1500, 2000), "large": LARGE}
 STRONGER = 20
 
 
@@ -35,40 +39,51 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/photo"))
+    parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
     # A recipe's name is the folder above the run's: runs/<recipe>/<n>/model.ckpt.
     models = {model.absolute().parent.parent.name: model for model in arguments.models}
     if len(models) < len(arguments.models):
         raise SystemExit("two models of one recipe; give one each (runs/<recipe>/<n>/model.ckpt)")
-    large = filled(sorted(arguments.photographs.glob("*.jpg")), *LARGE)
+    clean = filled(sorted(arguments.photographs.glob("*.jpg")), *LARGE)
     arguments.out.mkdir(parents=True, exist_ok=True)
     cost = Table("net", "picture", "minutes", "peak memory, MB")
     apart = Table("net", "pooling", "mean", "largest", "mean at seams")
-    clean = large
+    shown = []
     for name, model in models.items():
         large = through_display(clean) if name.startswith("dwformer") else clean
-        write_png(arguments.out / "large.png", large)
-        write_png(arguments.out / "quarter.png", large[: LARGE[0] // 2, : LARGE[1] // 2])
-        small = large[: SMALL[0], : SMALL[1]]
-        for picture in ("quarter", "large"):
+        for picture, (height, width) in {} if arguments.small else PICTURES.items():
             given, out = arguments.out / f"{picture}.png", arguments.out / name
+            write_png(given, large[:height, :width])
             call = ["restore", given, "-o", out, "--weights", model, "--quiet"]
             seconds, peak = peak_of(call)
             cost.add_row(name, picture, f"{seconds / 60:.1f}", f"{peak / 1024:.0f}")
-        whole: Any = vision.load(model, tile=0)
-        wanted = whole(small).pixels.astype(float)
-        pools = any(isinstance(m, GlobalPool) for m in whole.net.modules())
-        for share in (False, True) if pools else (False,):
-            tiled: Any = vision.load(model, tile=TILE, share_pooling=share)
-            differs = np.abs(tiled(small).pixels - wanted)
-            seams = at_seams(differs, whole.spec.scale)
-            how = "shared" if share else "per tile"
-            numbers = (differs.mean(), differs.max(), seams)
-            apart.add_row(name, how, *(f"{n:.3f}" for n in numbers))
-            shown = (STRONGER * differs).clip(0, 255).astype(np.uint8)
-            write_png(arguments.out / f"{name}-{how.replace(' ', '-')}.png", shown)
-    console.print(cost)
+        shown.append(tiled_and_whole(name, model, large[: SMALL[0], : SMALL[1]], apart))
+    write_png(arguments.out / "tiles.png", np.concatenate(shown))
+    if cost.row_count:
+        console.print(cost)
     console.print(apart)
+
+
+def tiled_and_whole(name: str, model: Path, small: U8, apart: Table) -> U8:
+    """Rows of the table; the tiled result, and differences of tiles that pool apart and together.
+
+    Drawn at half the size of the input, each pixel the largest difference that it stands for.
+    """
+    whole: Any = vision.load(model, tile=0)
+    wanted = whole(small).pixels.astype(float)
+    step = 2 * whole.spec.scale
+    pools = any(isinstance(m, GlobalPool) for m in whole.net.modules())
+    drawn: list[U8] = []
+    for share in (False, True) if pools else (False,):
+        tiled: Any = vision.load(model, tile=TILE, share_pooling=share)
+        made = tiled(small).pixels
+        differs = np.abs(made - wanted)
+        numbers = (differs.mean(), differs.max(), at_seams(differs, whole.spec.scale))
+        apart.add_row(name, "shared" if share else "per tile", *(f"{n:.3f}" for n in numbers))
+        strong = (STRONGER * block_reduce(differs, (step, step, 1), np.max)).clip(0, 255)
+        drawn += [strong.astype(np.uint8)]
+    return np.concatenate([np.ascontiguousarray(made[::step, ::step]), *drawn], 1)
 
 
 def filled(paths: list[Path], height: int, width: int) -> U8:

@@ -217,8 +217,23 @@ def test_what_is_remembered_is_not_asked_again(tiny: Backbone, tmp_path: Path) -
     files = sorted((tmp_path / "features").iterdir())
     assert len(files) == 2
     files[0].write_bytes(files[0].read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"\.npy is damaged; delete it"):
+    with pytest.raises(ValueError, match=r"\.npz is damaged; delete it"):
         net.tokens(images[:2])
+
+
+@pytest.mark.parametrize("name", [TINY, "resnet18"])
+def test_a_pyramid_is_remembered_by_its_blocks(name: str, tmp_path: Path) -> None:
+    net, images = Backbone(name, "none"), torch.rand(2, 3, 224, 224)
+    plain = net.pyramid(images, [-1, -3])
+    net.remember(tmp_path)
+    for told in (net.pyramid(images, [-1, -3]), net.pyramid(images, [-1, -3])):
+        for mine, wanted in zip(told, plain, strict=True):
+            torch.testing.assert_close(mine, wanted, atol=5e-3, rtol=1e-3)
+    assert len([*tmp_path.iterdir()]) == 2
+    if name == TINY:
+        assert [net.attend(images)[0].shape for _ in range(2)] == [(2, 3, 14, 14)] * 2  # asked anew
+    assert net.pyramid(images, [0])[0].shape[1] == net.channels[0]
+    assert len([*tmp_path.iterdir()]) == 4
 
 
 def test_weights_are_not_mixed_up_in_memory(tiny: Backbone, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_features_are_kept_for_training(
     assert "set data.augment false" in capsys.readouterr().err
     call += ["--trainer.default_root_dir", str(tmp_path / "run"), "--data.augment", "false"]
     assert train(call) == 0
-    assert len([*(tmp_path / "features").glob("*.npy")]) == 5  # of train and val
+    assert len([*(tmp_path / "features").glob("*.npz")]) == 5  # of train and val
     vision.load(tmp_path / "run/model.ckpt")  # asks for no folder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Backbone(nn.Module):
         patch: pixels per token side of a ViT, or the reduction of the last stage of a CNN.
         blocks: number of blocks (ViT) or stages (CNN) whose maps can be asked for.
         channels: width of each of those maps.
-        remembered: where `tokens` of pictures are kept while training; None asks the net each time.
+        remembered: where it is kept what the net says of pictures (`remember`).
 
     Raises:
         WeightsError: no such network, or no weights to be had.
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
             )
 
     def remember(self, folder: Path) -> None:
-        """Keep in this folder what `tokens` says of each picture.
+        """Keep in this folder what `tokens` and `pyramid` say of each picture.
 
         Raises:
             ValueError: the backbone learns, and so says something else every time.
@@ -138,16 +138,20 @@ class Backbone(nn.Module):
 
         `images` are normalised (`prepare`). A ViT's maps are its patch tokens without final norm.
         """
-        wanted = [self._index(b) for b in blocks]
-        maps = self.net.forward_intermediates(
+        chosen = sorted({self._index(b) for b in blocks})
+        maps = self._said(images, f"blocks {chosen}", lambda x: self._maps(x, chosen))
+        by_block = dict(zip(chosen, maps, strict=True))
+        return [by_block[self._index(b)] for b in blocks]
+
+    def _maps(self, images: Tensor, chosen: Sequence[int]) -> list[Tensor]:
+        """Of blocks in their order."""
+        return self.net.forward_intermediates(
             images,
-            indices=sorted(set(wanted)),
+            indices=[*chosen],
             stop_early=True,
             intermediates_only=True,
             output_fmt="NCHW",
         )
-        by_block = dict(zip(sorted(set(wanted)), maps, strict=True))
-        return [by_block[b] for b in wanted]
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """A ViT's class token and patch tokens after its last norm, as B×C and B×C×h×w.
@@ -163,8 +167,8 @@ class Backbone(nn.Module):
                 f"backbone {self.name} has no class token; use a ViT such as"
                 " vit_small_patch14_dinov2"
             )
-        say = net.forward_features
-        tokens = self.remembered(images, say) if self.remembered else say(images)  # B×(1+…+h·w)×C
+        (tokens,) = self._said(images, "tokens", lambda x: [net.forward_features(x)])
+        # B×(prefix + h·w)×C
         grid = [side // self.patch for side in images.shape[-2:]]
         return tokens[:, 0], tokens[:, net.num_prefix_tokens :].mT.unflatten(-1, grid)
 
@@ -185,7 +189,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the backbone has no class token or no attention to look at.
         """
-        block = self._index(block)
+        block, wanted = self._index(block), [self._index(b) for b in blocks]
         net, cls = self.net, getattr(self.net, "cls_token", None)
         if not isinstance(net, WITH_CLS) or cls is None or not hasattr(net.blocks[block], "attn"):
             raise ValueError(
@@ -203,13 +207,19 @@ class Backbone(nn.Module):
         # matrix is seen where it enters its dropout; the same place in ViT and EVA blocks.
         fused, attn.fused_attn = attn.fused_attn, False
         handle = attn.attn_drop.register_forward_pre_hook(look)
+        chosen = sorted({*wanted, block})
         try:
-            maps = self.pyramid(images, [*blocks, block])[:-1]
+            by_block = dict(zip(chosen, self._maps(images, chosen), strict=True))
         finally:
             handle.remove()
             attn.fused_attn = fused
         height, width = (side // self.patch for side in images.shape[-2:])
-        return seen[0].unflatten(-1, (height, width)), maps
+        return seen[0].unflatten(-1, (height, width)), [by_block[b] for b in wanted]
+
+    def _said(
+        self, images: Tensor, what: str, say: Callable[[Tensor], Sequence[Tensor]]
+    ) -> Sequence[Tensor]:
+        return self.remembered(images, what, say) if self.remembered else say(images)
 
     def _index(self, block: int) -> int:
         if not -self.blocks <= block < self.blocks:

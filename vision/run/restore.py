@@ -112,12 +112,12 @@ class RestorationPredictor:
         if channels not in (1, 3):
             raise ValueError(f"a picture of {channels} channels; give 1 or 3, and alpha apart")
         full = FULL_SCALE[image.dtype]
-        values = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(2, 0, 1) / full
+        values = torch.from_numpy(np.divide(pixels, full, dtype=np.float32)).permute(2, 0, 1)
         if image.dtype == np.float32:
             check_unit(image)
         labels = self._labels(image, regions) if self.spec.regions else values[:0]
         restored, tiles = self._through(values, labels)
-        if not restored.isfinite().all():
+        if not restored.sum().isfinite():  # without a copy, which may be gigabytes
             raise ValueError(
                 "the net gave pixels that are not finite; its weights are damaged, or use"
                 " --precision fp32"
@@ -149,7 +149,7 @@ class RestorationPredictor:
         """C×H×W → C×(scale·H)×(scale·W) and the tiles it took, whatever the net's channels."""
 
         def through(channels: Tensor) -> Tensor:
-            return self.tiler(torch.cat([channels, labels]))
+            return self.tiler(torch.cat([channels, labels]) if len(labels) else channels)
 
         if len(values) == self.spec.channels:
             restored = through(values)
