@@ -11,25 +11,19 @@ A finished training is not repeated, and one that was broken off goes on from it
 from __future__ import annotations
 
 import argparse
-import csv
-import itertools
-import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib as mpl
 import numpy as np
-from compare import tested
 from rich.console import Console
 from rich.table import Table
+from sittings import draw_curves, measured, sittings
 from skimage import data as free
 
 import vision
 from data.degrade import U8, GaussianNoise, UnderDisplay, bicubic
 from data.images import write_png
-from vision.cli import train
-from vision.layers.state import read_checkpoint
 
 ROWS = ("hat_light", "dwformer_light", "rat_light")
 HELD_OUT = 40
@@ -46,14 +40,16 @@ def main() -> None:
     table = Table("recipe", "minutes", "steps", "PSNR", "SSIM", "PSNR of input", "SSIM", "gain")
     for name in arguments.rows:
         photographs = laid_out(name, arguments)
-        found = measured(name, photographs, arguments.runs / name)
+        config = vision.configs() / "restoration" / f"{name}.yaml"
+        found = measured(config, photographs, arguments.runs / name)
         before, after = found["psnr_of_input"], found["psnr"]
         numbers = (found["minutes"], found["steps"])
         quality = (after, found["ssim"], before, found["ssim_of_input"], after - before)
         table.add_row(name, *(f"{n:.0f}" for n in numbers), *(f"{q:.4f}" for q in quality))
     Console(width=110).print(table)
     done = [name for name in ROWS if [*(arguments.runs / name).glob("*/metrics.json")]]
-    draw_curves({name: arguments.runs / name for name in done}, Path("docs/training.png"))
+    curves = {name: (arguments.runs / name, "val/psnr") for name in done}
+    draw_curves(curves, "PSNR of held-out pictures, dB", Path("docs/training.png"))
     draw_pictures({name: arguments.runs / name for name in done}, Path("docs/restored.png"))
 
 
@@ -77,57 +73,6 @@ def laid_out(name: str, arguments: argparse.Namespace) -> Path:
             if not link.exists():
                 link.symlink_to(path.resolve())
     return root
-
-
-def measured(name: str, photographs: Path, run: Path) -> dict[str, float]:
-    """Train, or go on with it, and test, unless that is done; and read the figures."""
-    common = ["--config", str(vision.configs() / "restoration" / f"{name}.yaml")]
-    common += ["--data.root", str(photographs)]
-    done = sittings(run)
-    if not done or not (done[-1] / "model.ckpt").exists():
-        folder = run / str(len(done) + 1)
-        shutil.rmtree(folder, ignore_errors=True)  # it did not come to its first checkpoint
-        resume = ["--ckpt_path", str(done[-1] / "last.ckpt")] if done else []
-        if train(["fit", *common, "--trainer.default_root_dir", str(folder), *resume]):
-            raise SystemExit(f"{folder}: training was broken off; call again to go on")
-        done = sittings(run)
-    last = done[-1]
-    found = tested([*common, "--trainer.default_root_dir", str(last)], last)
-    minutes = sum(
-        (f / "last.ckpt").stat().st_mtime - (f / "config.yaml").stat().st_mtime for f in done
-    )
-    steps = read_checkpoint(last / "model.ckpt")["global_step"]
-    return {**found, "minutes": minutes / 60, "steps": steps}
-
-
-def sittings(run: Path) -> list[Path]:
-    """The folders 1, 2 … of a training: each goes on from the last checkpoint of the one before."""
-    folders = (run / str(number) for number in itertools.count(1))
-    return [*itertools.takewhile(lambda folder: (folder / "last.ckpt").exists(), folders)]
-
-
-def curve(run: Path, column: str = "val/psnr") -> tuple[list[float], list[float]]:
-    """Steps and values of a column of the logs of all sittings."""
-    points: dict[float, float] = {}
-    for folder in sittings(run):
-        with (folder / "metrics.csv").open() as file:
-            rows = [row for row in csv.DictReader(file) if row.get(column)]
-        points |= {float(row["step"]) + 1: float(row[column]) for row in rows}
-    return [*points], [*points.values()]
-
-
-def draw_curves(runs: dict[str, Path], target: Path) -> None:
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 3), squeeze=False)
-    for axis, (name, run) in zip(axes[0], runs.items(), strict=True):
-        axis.plot(*curve(run), marker="o", markersize=3)
-        axis.set(title=name, xlabel="step", ylabel="PSNR of held-out pictures, dB")
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(target, dpi=110)
-    print(target)
 
 
 def draw_pictures(runs: dict[str, Path], target: Path) -> None:

@@ -1,0 +1,70 @@
+"""Trainings that go on where they were broken off, for scripts that measure what comes of them."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from compare import tested
+
+from vision.cli import train
+from vision.layers.state import read_checkpoint
+
+
+def measured(config: Path, root: Path, run: Path, options: Sequence[str] = ()) -> dict[str, float]:
+    """Train, or go on with it, and test, unless that is done; and read the figures.
+
+    Folders 1, 2 … of `run` are its sittings, each from the last checkpoint of the one before.
+    """
+    common = ["--config", str(config), "--data.root", str(root), *options]
+    done = sittings(run)
+    if not done or not (done[-1] / "model.ckpt").exists():
+        folder = run / str(len(done) + 1)
+        shutil.rmtree(folder, ignore_errors=True)  # it did not come to its first checkpoint
+        resume = ["--ckpt_path", str(done[-1] / "last.ckpt")] if done else []
+        if train(["fit", *common, "--trainer.default_root_dir", str(folder), *resume]):
+            raise SystemExit(f"{folder}: training was broken off; call again to go on")
+        done = sittings(run)
+    last = done[-1]
+    found = tested([*common, "--trainer.default_root_dir", str(last)], last)
+    minutes = sum(
+        (f / "last.ckpt").stat().st_mtime - (f / "config.yaml").stat().st_mtime for f in done
+    )
+    steps = read_checkpoint(last / "model.ckpt")["global_step"]
+    return {**found, "minutes": minutes / 60, "steps": steps}
+
+
+def sittings(run: Path) -> list[Path]:
+    """The folders of a training that came to a checkpoint."""
+    folders = (run / str(number) for number in itertools.count(1))
+    return [*itertools.takewhile(lambda folder: (folder / "last.ckpt").exists(), folders)]
+
+
+def curve(run: Path, column: str) -> tuple[list[float], list[float]]:
+    """Steps and values of a column of the logs of all sittings."""
+    points: dict[float, float] = {}
+    for folder in sittings(run):
+        with (folder / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row.get(column)]
+        points |= {float(row["step"]) + 1: float(row[column]) for row in rows}
+    return [*points], [*points.values()]
+
+
+def draw_curves(runs: Mapping[str, tuple[Path, str]], words: str, target: Path) -> None:
+    """Side by side: of each title, a column of the logs of a run; `words` name what it is."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 3), squeeze=False)
+    for axis, (title, (run, column)) in zip(axes[0], runs.items(), strict=True):
+        axis.plot(*curve(run, column), marker="o", markersize=3)
+        axis.set(title=title, xlabel="step", ylabel=words)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(target, dpi=110)
+    print(target)

@@ -1,0 +1,94 @@
+"""Trains the light mesh recipes on generated people, measures and draws what comes of it.
+
+    python scripts/train_mesh.py [--rows multihmr_light …] [--runs runs/mesh]
+
+Generates the pictures and clips first, with the seed 0. Each net is trained as its recipe says and
+again without the part that has to prove its worth: CoordFormer without the transformer over time,
+OSX without the decoder guided by keypoints. Prints a row for each, draws the curves into
+docs/training_mesh.png and people of the test set into docs/recovered.png. A finished training is
+not repeated, and one that was broken off goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from sittings import draw_curves, measured, sittings
+
+import vision
+from data.images import read_rgb, write_png
+from vision.body import people
+from vision.report.mesh import overlay, seen_from
+
+SETS = {
+    "people": ["--train", "1500", "--val", "80", "--test", "100", "--size", "336", "--most", "3"],
+    "clips": ["--train", "300", "--val", "30", "--test", "40", "--size", "280", "--most", "3",
+              "--frames", "8"],
+}  # fmt: skip
+ROWS = {
+    "multihmr_light": ("multihmr_light", "people", []),
+    "coordformer_light": ("coordformer_light", "clips", []),
+    "coordformer_light, frames apart": (
+        "coordformer_light", "clips", ["--model.net.init_args.temporal", "false"],
+    ),
+    "osx_light": ("osx_light", "people", []),
+    "osx_light, no decoder": (
+        "osx_light", "people", ["--model.net.init_args.decoder", "false"],
+    ),
+}  # fmt: skip
+COLUMNS = ("f1", "mpjpe", "pa_mpjpe", "pve", "hands", "face", "place", "acceleration")
+MEANS = ("mpjpe_of_mean", "mpjpe_of_turned")
+SHOWN = (0, 3, 5)
+"""Pictures of the test set."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
+    parser.add_argument("--runs", type=Path, default=Path("runs/mesh"))
+    arguments = parser.parse_args()
+    table = Table("recipe", "minutes", "steps", *COLUMNS, *MEANS)
+    runs = {name: arguments.runs / name.replace(", ", "_").replace(" ", "_") for name in ROWS}
+    for name in arguments.rows:
+        recipe, kind, options = ROWS[name]
+        root = arguments.runs / kind
+        if people.main([str(root), *SETS[kind]]):
+            raise SystemExit(f"{root}: the pictures are not whole; call again to go on")
+        config = vision.configs() / "mesh" / f"{recipe}.yaml"
+        if recipe != "osx_light":
+            options = [*options, "--model.features", str(arguments.runs / "features")]
+        found = measured(config, root, runs[name], options)
+        errors = (found.get(c, float("nan")) for c in (*COLUMNS[1:], *MEANS))
+        numbers = [found["minutes"], found["steps"], found["f1"], *errors]
+        table.add_row(name, *(f"{n:.3f}" if n <= 1 else f"{n:.1f}" for n in numbers))
+    Console(width=160).print(table)
+    done = {name: run for name, run in runs.items() if [*run.glob("*/metrics.json")]}
+    curves = {name: (run, "val/mpjpe") for name, run in done.items()}
+    draw_curves(curves, "MPJPE of held-out people, mm", Path("docs/training_mesh.png"))
+    if "multihmr_light" in done:
+        test = sorted((arguments.runs / "people/test").glob("*.jpg"))
+        draw(runs["multihmr_light"], [test[i] for i in SHOWN], Path("docs/recovered.png"))
+
+
+def draw(run: Path, paths: list[Path], target: Path) -> None:
+    """A column for each picture: itself, the people found over it, and from the side."""
+    recover: Any = vision.load(sittings(run)[-1] / "model.ckpt")
+    faces, columns = recover.body.faces.cpu().numpy(), []
+    for path in paths:
+        image = read_rgb(path)
+        found = recover(image)
+        vertices = [*found.vertices]
+        drawn = overlay(image, vertices, faces, found.camera)
+        side = seen_from("side", vertices, faces, *image.shape[:2])
+        columns.append(np.concatenate([image, drawn, side]))
+    write_png(target, np.concatenate(columns, 1))
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
