@@ -26,9 +26,10 @@ from vision.body import people
 from vision.report.mesh import overlay, seen_from
 
 SETS = {
-    "people": ["--train", "1500", "--val", "80", "--test", "100", "--size", "336", "--most", "3"],
-    "clips": ["--train", "300", "--val", "30", "--test", "40", "--size", "280", "--most", "3",
-              "--frames", "8"],
+    "people": ["--train", "6000", "--val", "100", "--test", "150", "--size", "224", "--most", "3",
+               "--farthest", "4"],
+    "clips": ["--train", "600", "--val", "40", "--test", "60", "--size", "224", "--most", "3",
+              "--farthest", "4", "--frames", "8"],
 }  # fmt: skip
 ROWS = {
     "multihmr_light": ("multihmr_light", "people", []),

@@ -36,6 +36,9 @@ HAIR = ((28, 24, 22), (70, 46, 30), (130, 90, 50), (200, 170, 110), (150, 150, 1
 VISIBLE = 0.1
 """Whoever shows less of the silhouette than this is not in the picture's truth."""
 
+NEAREST = 1.8
+"""Metres from the camera, along the floor."""
+
 
 class Crowd(NamedTuple):
     """What is true of the N people of a picture, in the camera's view and in metres.
@@ -79,6 +82,7 @@ class People:
         most: people in one, from 1 on.
         backgrounds: photographs to stand before, uint8 RGB; drawn ones where there are none.
         occluders: share of pictures in which a box stands in the way.
+        farthest: metres from the camera, between 1.8 and which people stand.
     """
 
     def __init__(
@@ -88,16 +92,23 @@ class People:
         most: int = 6,
         backgrounds: Sequence[np.ndarray] = (),
         occluders: float = 0.3,
+        farthest: float = 7.0,
     ) -> None:
         if most < 1:
             raise ValueError(f"most={most}: give 1 or more")
+        if not NEAREST <= farthest < math.inf:
+            raise ValueError(f"farthest={farthest}: give {NEAREST} m or more")
+        self.farthest = farthest
         self.height, self.width, self.most = height, width, most
         self.backgrounds, self.occluders = backgrounds, occluders
         self.body = Anny()
         self.curl_axes = find_curl_axes(self.body)
         bones = self.body.weights.argmax(1).numpy()
         self.part = np.array([_part(self.body.bone_names[bone]) for bone in bones])
-        self.rest = self.body(self.body.still(1), self.body.neutral_shape[None]).vertices[0].numpy()
+        still = self.body(self.body.still(1), self.body.neutral_shape[None])
+        self.rest = still.vertices[0].numpy()
+        self.eye = still.joints[0, self.body.joint("left_eye_smplhf")].numpy()
+        self.eyeballs = np.array([self.body.bone_names[b].startswith("eye") for b in bones])
         self.faces = self.body.faces.numpy()
 
     def picture(self, seed: Sequence[int] | int) -> tuple[np.ndarray, Crowd]:
@@ -162,7 +173,7 @@ class People:
         count = int(rng.integers(1, self.most + 1))
         place: list[np.ndarray] = []
         while len(place) < count:
-            spot = view.on_floor(rng)
+            spot = view.on_floor(rng, self.farthest)
             near = [np.linalg.norm(spot - other) < 0.7 for other in place]
             if not any(near) or rng.random() < 0.02:  # a full floor lets some stand closer
                 place.append(spot)
@@ -226,10 +237,11 @@ class People:
         colours = np.stack([wear[part] for part in self.part])
         height = self.rest[:, 1]
         top = self.rest[self.part == "head", 1].max()
-        behind = self.rest[:, 2] < np.median(self.rest[self.part == "head", 2]) + 0.03
+        behind = self.rest[:, 2] < self.eye[2] - 0.08  # of the ears
         long = rng.uniform(0.08, 0.22)
         hair = (self.part == "head") & (height > top - long) & (behind | (height > top - 0.05))
-        colours[hair] = np.array(HAIR[rng.integers(len(HAIR))])
+        colours[hair] = hue = np.array(HAIR[rng.integers(len(HAIR))])
+        self._face(colours, skin, hue)
         for parts in (("trunk", "upper arm", "forearm"), ("leg", "shin")):
             if rng.random() < 0.5:  # stripes or checks
                 wave = (
@@ -240,7 +252,25 @@ class People:
                 dark = (np.sin(wave) > 0).sum(1) % 2 == 1
                 worn = np.isin(self.part, parts) & ~np.isclose(colours, skin).all(1)
                 colours[worn & dark] *= rng.uniform(0.3, 0.8)
+        # Front and back differ: an open jacket, something on the back.
+        x, y, z = self.rest.T
+        trunk = self.part == "trunk"
+        if rng.random() < 0.6:
+            colours[trunk & (z > 0) & (abs(x) < rng.uniform(0.02, 0.05))] = rng.uniform(15, 240, 3)
+        if rng.random() < 0.3:
+            colours[trunk & (z < 0) & (abs(x) < 0.13) & (y > 0.1)] = rng.uniform(15, 240, 3)
         return colours.clip(0, 255)
+
+    def _face(self, colours: np.ndarray, skin: np.ndarray, hair: np.ndarray) -> None:
+        """Eyes, brows and a mouth, by where they are from an eye."""
+        x = abs(self.rest[:, 0])
+        _, y, z = (self.rest - self.eye).T
+        ahead = (self.part == "head") & (z > -0.02)
+        from_eye = x - self.eye[0]
+        colours[self.eyeballs] = 235
+        colours[self.eyeballs & (np.hypot(from_eye, y) < 0.006)] = (40, 30, 25)
+        colours[ahead & (abs(from_eye) < 0.018) & (abs(y - 0.02) < 0.005)] = hair * 0.7
+        colours[ahead & (x < 0.026) & (abs(y + 0.07) < 0.01)] = skin * (0.8, 0.5, 0.5)
 
     def _render(
         self,
@@ -327,9 +357,9 @@ class _View:
         self.horizon = self.camera[1, 2] - self.camera[1, 1] * math.tan(down)
         self.width = width
 
-    def on_floor(self, rng: np.random.Generator) -> np.ndarray:
+    def on_floor(self, rng: np.random.Generator, farthest: float) -> np.ndarray:
         """x and z of a place that the camera sees."""
-        far = rng.uniform(1.8, 7)
+        far = rng.uniform(NEAREST, farthest)
         across = rng.uniform(0.08, 0.92) * self.width - self.camera[0, 2]
         return np.array([-across / self.camera[0, 0] * far, far])
 
@@ -382,6 +412,7 @@ def write(
     most: int = 6,
     backgrounds: Sequence[np.ndarray] = (),
     frames: int | None = None,
+    farthest: float = 7.0,
 ) -> None:
     """Write a set that `data.people` reads: counts by split of pictures, or of clips of `frames`.
 
@@ -391,8 +422,8 @@ def write(
     Raises:
         ValueError: the set was begun with other options.
     """
-    people = People(size, size, most, backgrounds)
-    options = {"seed": seed, "size": size, "most": most, "frames": frames}
+    people = People(size, size, most, backgrounds, farthest=farthest)
+    options = {"seed": seed, "size": size, "most": most, "frames": frames, "farthest": farthest}
     options["backgrounds"] = len(backgrounds)
     root.mkdir(parents=True, exist_ok=True)
     told = root / "options.json"
@@ -434,6 +465,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--backgrounds", type=Path, metavar="DIR", help="photographs to stand before"
     )
     parser.add_argument("--frames", type=int, metavar="N", help="clips of so many, not pictures")
+    parser.add_argument(
+        "--farthest", type=float, default=7.0, metavar="M", help="metres to the last of them (7)"
+    )
     given = parser.parse_args(arguments)
     if given.frames is not None and given.frames < 1:
         parser.error(f"--frames {given.frames}: give 1 or more")
@@ -445,7 +479,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--backgrounds {given.backgrounds}: no .jpg in this folder")
         counts = {split: getattr(given, split) for split in SPLITS}
         backgrounds = [read_rgb(photo) for photo in photos]
-        write(given.out, counts, given.seed, given.size, given.most, backgrounds, given.frames)
+        write(
+            given.out,
+            counts,
+            given.seed,
+            given.size,
+            given.most,
+            backgrounds,
+            given.frames,
+            given.farthest,
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
