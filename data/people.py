@@ -41,8 +41,9 @@ class RenderedPeople(Dataset[dict[str, Any]]):
     """root/<split>/<name>.jpg and <name>.npz, as `python -m vision.body.people` writes them.
 
     An item has `image`, float32 3×S×S RGB in [0, 1], the arrays of FIELDS as float32 tensors,
-    `owner`, N zeros, `path` and `index`. Pictures are sorted by name. They are padded to squares
-    and resized where they are of another size than S, and pixels and cameras with them.
+    `owner`, N zeros, `body`, the model that the numbers are of, `path` and `index`. Pictures are
+    sorted by name. They are padded to squares and resized where they are of another size than S,
+    and pixels and cameras with them.
 
     Args:
         root: the folder.
@@ -74,7 +75,8 @@ class RenderedPeople(Dataset[dict[str, Any]]):
         if self.transform is not None:
             image = self.transform(image=image)["image"]
         owner = torch.zeros(len(truth["pose"]), dtype=torch.long)
-        return {"image": _chw(image), **truth, "owner": owner, "path": str(path), "index": index}
+        about = {"owner": owner, "body": "anny", "path": str(path), "index": index}
+        return {"image": _chw(image), **truth, **about}
 
 
 class RenderedClips(Dataset[dict[str, Any]]):
@@ -125,7 +127,7 @@ class RenderedClips(Dataset[dict[str, Any]]):
             item[name] = join([truth[name] for truth in truths])
         counts = torch.tensor([len(truth["pose"]) for truth in truths])
         item["owner"] = torch.arange(len(truths)).repeat_interleave(counts)
-        return {**item, "path": str(self.clips[index][0]), "index": index}
+        return {**item, "body": "anny", "path": str(self.clips[index][0]), "index": index}
 
 
 def _check(paths: Sequence[Path]) -> None:
@@ -181,6 +183,7 @@ def collate_people(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     All their people one after the other, M in number: `owner`, int64 M, is the picture that each of
     them is in, counting the frames of one clip after another's; tracks of clips are set apart.
+    `body` is the model that the numbers are of; `gender`, where it is known, has a name for each.
     """
     batch: dict[str, Any] = {"image": torch.stack([item["image"] for item in items])}
     frames = items[0]["image"].shape[0] if items[0]["image"].dim() == 4 else 1
@@ -190,5 +193,8 @@ def collate_people(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
             batch[name] = torch.cat([item[name] for item in items])
     for name, step in (("owner", frames), ("track", MOST)):
         batch[name] = torch.cat([item[name].long() + i * step for i, item in enumerate(items)])
+    batch["body"] = items[0]["body"]
+    if "gender" in items[0]:
+        batch["gender"] = [gender for item in items for gender in item["gender"]]
     batch["path"] = [item["path"] for item in items]
     return batch

@@ -102,6 +102,16 @@ def test_gradients_reach_every_parameter(model: BodyModel) -> None:
     assert vectors.grad.isfinite().all()
 
 
+def test_gradients_after_use(model: BodyModel) -> None:
+    """As who recovers people in a notebook, and then trains."""
+    roma.mappings._cached_horn_map.cache_clear()
+    with torch.inference_mode():
+        model(pose_of(model, 1), shape_of(model, 1))
+    shape = shape_of(model, 1).requires_grad_()
+    model(pose_of(model, 1), shape).vertices.sum().backward()
+    assert shape.grad is not None
+
+
 def test_a_hand_moves_with_its_arm_alone(model: BodyModel) -> None:
     pose, shape = pose_of(model, 1, 0.0), shape_of(model, 1)
     still = model(pose, shape).joints[0]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import trimesh
 import yaml
 
 import vision
@@ -244,6 +245,9 @@ def test_tracks_of_a_video(model: Path, tmp_path: Path) -> None:
         assert file["joints"].shape == (count, 104, 3)
         square = file["pose"] @ file["pose"].swapaxes(-1, -2)
         np.testing.assert_allclose(square, np.broadcast_to(np.eye(3), square.shape), atol=1e-4)
+    (animated,) = out.glob("walk*.glb")
+    names = {f"person-{int(path.stem.rpartition('-')[2])}" for path in tracks}
+    assert trimesh.load_scene(animated).geometry.keys() == names
     (film,) = out.glob("walk*.overlay.mp4")
     capture = cv2.VideoCapture(str(film))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6

@@ -43,9 +43,9 @@ def create(name: str = "anny", folder: Path | None = None, gender: str = "neutra
     return model(path)
 
 
-def available(folder: Path | None = None) -> dict[str, bool]:
+def available(folder: Path | None = None, gender: str = "neutral") -> dict[str, bool]:
     """Which body models can be created, by name."""
-    return {"anny": True, **{name: _path(name, folder).is_file() for name in GATED}}
+    return {"anny": True, **{name: _path(name, folder, gender).is_file() for name in GATED}}
 
 
 def missing(name: str, folder: Path | None = None, gender: str = "neutral") -> str:

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from vision.body.model import Body, BodyModel
+from vision.body.model import BodyModel, Rest
 
 ANCHORS = {
     # Where the variations of a phenotype lie: gender male, female; age newborn … old; and so on.
@@ -93,22 +93,17 @@ class Anny(BodyModel):
         self.shape_names = tuple(ANCHORS)
         self.keypoint_names = tuple(about["keypoints"].split())
 
-    def _decode(self, pose: Tensor, shape: Tensor, translation: Tensor | None) -> Body:
-        rest, heads, facing = self._at_rest(shape)
-        return self._posed(pose, rest, heads, translation, facing)
-
-    def _pelvis(self, shape: Tensor) -> Tensor:
-        return self._at_rest(shape)[1][:, 0]
-
-    def _at_rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """B×V×3 vertices, B×J×3 heads of bones, B×J×3×3 how each turns to face as the reference."""
+    def _at_rest(self, shape: Tensor) -> Rest:
+        """Joints are the heads of bones; each turns to face as the reference's."""
         amounts = self._amounts(shape)
         rest = self.vertices + (amounts @ self.vertex_shapes).unflatten(1, (-1, 3))
         heads = self.heads + torch.einsum("bk,kji->bji", amounts, self.head_shapes)
         covariance = torch.einsum("bk,kjil->bjil", amounts, self.orientation_shapes)
-        own = roma.special_procrustes(self.orientations[1:] + covariance[:, 1:])
+        # roma keeps a constant from its first call; one of inference mode could not train later.
+        with torch.inference_mode(False):
+            own = roma.special_procrustes(self.orientations[1:] + covariance[:, 1:])
         facing = self.reference[1:] @ own.mT
-        return rest, heads, torch.cat([self.still(len(shape))[:, :1], facing], 1)
+        return Rest(rest, heads, torch.cat([self.still(len(shape))[:, :1], facing], 1))
 
     def _amounts(self, shape: Tensor) -> Tensor:
         """B×6 phenotypes → B×K, how much of each shape of the basis."""

@@ -21,6 +21,21 @@ class Body(NamedTuple):
     joints: Tensor
 
 
+class Rest(NamedTuple):
+    """Bodies before a pose turns them, in the model's own coordinates, in metres.
+
+    Attributes:
+        vertices: B×V×3.
+        joints: B×J×3.
+        facing: B×J×3×3, by which every joint turns what hangs on it before the pose does; None:
+            not at all.
+    """
+
+    vertices: Tensor
+    joints: Tensor
+    facing: Tensor | None = None
+
+
 class BodyModel(nn.Module):
     """Pose, shape and place of people → their surfaces. Differentiable, in batches, on any device.
 
@@ -67,18 +82,22 @@ class BodyModel(nn.Module):
             place = None if translation is None else self._own(translation)
             return self._decode(self._own(pose), self._own(shape), place)
 
+    def at_rest(self, shape: Tensor) -> Rest:
+        """B×S shapes → the bodies that poses turn, without corrections for a pose."""
+        with torch.autocast(shape.device.type, enabled=False):
+            return self._at_rest(self._own(shape))
+
     def pelvis(self, shape: Tensor) -> Tensor:
         """B×S shapes → B×3, where the pelvis lies in the model's own coordinates."""
-        with torch.autocast(shape.device.type, enabled=False):
-            return self._pelvis(self._own(shape))
+        return self.at_rest(shape).joints[:, 0]
 
     def _own(self, numbers: Tensor) -> Tensor:
         return numbers.to(self.weights.dtype)
 
     def _decode(self, pose: Tensor, shape: Tensor, translation: Tensor | None) -> Body:
-        raise NotImplementedError
+        return self._posed(pose, self._at_rest(shape), translation)
 
-    def _pelvis(self, shape: Tensor) -> Tensor:
+    def _at_rest(self, shape: Tensor) -> Rest:
         raise NotImplementedError
 
     def still(self, count: int) -> Tensor:
@@ -86,18 +105,8 @@ class BodyModel(nn.Module):
         eye = torch.eye(3, dtype=self.weights.dtype, device=self.weights.device)
         return eye.expand(count, len(self.parents), 3, 3)
 
-    def _posed(
-        self,
-        pose: Tensor,
-        rest: Tensor,
-        heads: Tensor,
-        translation: Tensor | None,
-        facing: Tensor | None = None,
-    ) -> Body:
-        """Of B×V×3 vertices and B×J×3 joints at rest.
-
-        `facing`, B×J×3×3, turns every joint before the pose does.
-        """
+    def _posed(self, pose: Tensor, rest: Rest, translation: Tensor | None) -> Body:
+        vertices, heads, facing = rest
         parents = list(self.parents[1:])
         offsets = heads[:, 1:] - heads[:, parents]
         if facing is not None:
@@ -105,7 +114,7 @@ class BodyModel(nn.Module):
         place = torch.zeros_like(heads[:, 0]) if translation is None else translation
         turned, joints = self.chain.pose(pose, torch.cat([place[:, None], offsets], 1))
         turns = turned if facing is None else turned @ facing
-        return Body(skin(rest, heads, self.weights, turns, joints), joints)
+        return Body(skin(vertices, heads, self.weights, turns, joints), joints)
 
     def part(self, *words: str) -> Tensor:
         """Vertices that follow, above all, a joint whose name contains one of these words."""

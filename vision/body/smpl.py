@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data.images import show
 from data.pickles import load_arrays
-from vision.body.model import Body, BodyModel
+from vision.body.model import Body, BodyModel, Rest
 
 # fmt: off
 BODY = (
@@ -63,18 +63,15 @@ class SMPLFamily(BodyModel):
         # The first joint's parent is 2³² − 1 in some files.
         super().__init__(joints, [-1, *data["kintree_table"][0, 1:].astype(int).tolist()], arrays)
 
-    def _pelvis(self, shape: Tensor) -> Tensor:
-        return (self.regressor[:1] @ self._shaped(shape))[:, 0]
-
-    def _shaped(self, shape: Tensor) -> Tensor:
-        return self.template + (shape @ self.shapes).unflatten(1, (-1, 3))
+    def _at_rest(self, shape: Tensor) -> Rest:
+        shaped = self.template + (shape @ self.shapes).unflatten(1, (-1, 3))
+        return Rest(shaped, self.regressor @ shaped)
 
     def _decode(self, pose: Tensor, shape: Tensor, translation: Tensor | None) -> Body:
-        shaped = self._shaped(shape)
-        heads = self.regressor @ shaped  # B×J×3
+        rest = self._at_rest(shape)
         bent = (pose - self.still(len(pose)))[:, 1:].flatten(1)
-        rest = shaped + (bent @ self.corrections).unflatten(1, (-1, 3))
-        return self._posed(pose, rest, heads, translation)
+        corrected = rest.vertices + (bent @ self.corrections).unflatten(1, (-1, 3))
+        return self._posed(pose, rest._replace(vertices=corrected), translation)
 
 
 class SMPLX(SMPLFamily):

@@ -2,11 +2,13 @@
 
 All are called as `loss(net, seen, truth, body)`: what the net said of the people of the truth, in
 their order, and what is true; and return their terms by name, already weighed, with their sum under
-`loss`. Weights are those of the papers and of the released code.
+`loss`. Terms of what the truth does not know are left out. Weights are those of the papers and of
+the released code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import roma
@@ -86,19 +88,25 @@ class MultiHMRLoss(MeshLoss):
         anchor = truth.joints[:, body.joint(net.spec.anchor)]
         pixel = project(anchor[:, None], truth.camera)[:, 0]
         cell = torch.stack([seen.at[2], seen.at[1]], -1) + 0.5
-        joints = [body.joint(name) for name in net.spec.joints]
         size = net.spec.size[1]
+        own, theirs = _told(net.spec.joints, truth, body)
+        turns = people.rotations[:, own] - truth.pose[:, theirs]
+        known = truth.which(body.joint_names)
+        joints, wanted = stood.joints[:, known], truth.joints[:, known]
         found |= {
             "offset": _sum(seen.offset - (pixel / net.step - cell)),
-            "rotation": (people.rotations - truth.pose[:, joints]).abs().flatten(1).sum(1).mean(),
-            "shape": _sum(people.shape - truth.shape),
+            "rotation": turns.abs().flatten(1).sum(1).mean(),
             "depth": (seen.depth - net.depth_number(anchor[:, 2], truth.camera)).abs().mean(),
             "place": _sum(people.place - anchor),
-            "joints": _sum(_centred(stood.joints, stood) - _centred(truth.joints, truth)),
-            "vertices": _sum(_centred(stood.vertices, stood) - _centred(truth.vertices, truth)),
-            "joints_2d": _in_picture(stood.joints, truth.joints, truth.camera, size),
-            "vertices_2d": _in_picture(stood.vertices, truth.vertices, truth.camera, size),
+            "joints": _sum(_centred(joints, stood) - _centred(wanted, truth)),
+            "joints_2d": _in_picture(joints, wanted, truth.camera, size),
         }
+        if truth.same_shape:
+            found["shape"] = _sum(people.shape - truth.shape)
+        if truth.same_surface:
+            off = _centred(stood.vertices, stood) - _centred(truth.vertices, truth)
+            found["vertices"] = _sum(off)
+            found["vertices_2d"] = _in_picture(stood.vertices, truth.vertices, truth.camera, size)
         return found
 
 
@@ -130,8 +138,9 @@ class CoordFormerLoss(MeshLoss):
         if not len(truth.picture):
             return found
         people, stood = seen.people, stand(seen.people, net.spec, body)
-        own = [body.joint(name) for name in net.spec.joints]
-        joints, wanted = stood.joints[:, own], truth.joints[:, own]
+        own, theirs = _told(net.spec.joints, truth, body)
+        joints, wanted = stood.joints[:, theirs], truth.joints[:, theirs]
+        turns = people.rotations[:, own] - truth.pose[:, theirs]
         centred, true = joints - joints[:, :1], wanted - wanted[:, :1]
         flat, plane = project(_ahead(joints), truth.camera), project(wanted, truth.camera)
         inside = ((plane > 0) & (plane < size)).all(-1)
@@ -141,12 +150,13 @@ class CoordFormerLoss(MeshLoss):
             "joints": (centred - true).norm(dim=-1).mean(),
             "aligned": (_fitted(centred, true) - true).norm(dim=-1).mean(),
             "joints_2d": _mean((flat - plane).norm(dim=-1), inside),
-            "rotation": (people.rotations - truth.pose[:, own]).square().sum((-1, -2)).mean(),
-            "shape": (people.shape - truth.shape).square().mean(),
+            "rotation": turns.square().sum((-1, -2)).mean(),
             "place": (seen.log_depth - net.depth_number(wanted[:, 0, 2], truth.camera))
             .abs()
             .mean(),
         }
+        if truth.same_shape:
+            found["shape"] = (people.shape - truth.shape).square().mean()
         if len(moves):
             found |= {
                 "acceleration": _bend(centred - true, moves).norm(dim=-1).mean(),
@@ -207,8 +217,9 @@ class OSXLoss(MeshLoss):
     Points in the crop and boxes are counted in tokens of it, as the released code does, rotations
     as matrices (there as vectors). Joints of hands count from the wrist.
 
-    Trains OSX of Anny, whose points are its joints; SMPL-X's points of toes and face are not there
-    yet.
+    Points of the net that are no joints of the body model are left out: of SMPL-X toes, heels, face
+    and tips of fingers. So are boxes of hands where not all of a hand's points are known; then, as
+    with 3DPW, nothing trains the parts of the net that find hands and face.
     """
 
     default = {
@@ -223,39 +234,54 @@ class OSXLoss(MeshLoss):
     }
 
     def terms(self, net: Any, seen: Any, truth: Truth, body: BodyModel) -> dict[str, Tensor]:
-        if net.spec.body != "anny":
-            raise ValueError("OSXLoss trains OSX of Anny; set body: anny")
         if not len(truth.picture):
             return {"place": seen.people.place.sum()}
         people, crop, stood = seen.people, seen.crop, stand(seen.people, net.spec, body)
         corner, scale = crop_of(truth.box)
         pixels = (project(truth.joints, truth.camera) - corner[:, None]) * scale[:, None, None]
-        own = [body.joint(name) for name in net.spec.joints]
-        limbs = [body.joint(name) for name in net.points["body"]]
+        own, theirs = _told(net.spec.joints, truth, body)
+        points, limbs = _told(net.points["body"], truth, body)
+        mine, depth = crop.body[:, points], WIDE["body"] / 16
+        off = _centred(stood.joints, stood) - _centred(truth.joints, truth)
         found = {
-            "rotation": (people.rotations - truth.pose[:, own]).abs().sum((-1, -2)).mean(),
-            "shape": (people.shape - truth.shape).abs().mean(),
-            "body": _point_loss(crop.body, pixels, truth.joints, limbs, 0, WIDE["body"] / 16),
-            "joints": (_centred(stood.joints, stood) - _centred(truth.joints, truth)).abs().mean(),
-            "place": (people.place - truth.joints[:, 0]).abs().mean(),
+            "rotation": (people.rotations[:, own] - truth.pose[:, theirs])
+            .abs()
+            .sum((-1, -2))
+            .mean(),
+            "body": _point_loss(mine, pixels, truth.joints, limbs, 0, depth),
+            "joints": off[:, truth.which(body.joint_names)].abs().mean(),
+            # Of the pelvis: the net's own anchor may be another point.
+            "place": (stood.joints[:, 0] - truth.joints[:, 0]).abs().mean(),
         }
+        if truth.same_shape:
+            found["shape"] = (people.shape - truth.shape).abs().mean()
         hands, boxes, turned = [], [], []
         for i, side in enumerate(("left", "right")):
             wrist = body.joint(f"{side}_wrist")
-            fingers = [body.joint(f"{side}_{name}") for name in net.points["hand"]]
-            depth = WIDE["hand"] / 16
-            hands.append(_point_loss(crop.hands[:, i], pixels, truth.joints, fingers, wrist, depth))
-            whole = pixels[:, [wrist, *fingers]]
-            low, high = whole.amin(1), whole.amax(1)
-            boxes.append((crop.centres[:, i] - (low + high) / 2).abs().mean() / PATCH)
-            boxes.append((crop.sizes[:, i] - (high - low)).abs().mean() / PATCH)
-            mine, theirs = (
-                points[:, fingers] - points[:, wrist, None]
-                for points in (stood.joints, truth.joints)
+            names = [f"{side}_{name}" for name in net.points["hand"]]
+            points, fingers = _told(names, truth, body)
+            if not fingers:
+                continue
+            mine, depth = crop.hands[:, i, points], WIDE["hand"] / 16
+            hands.append(_point_loss(mine, pixels, truth.joints, fingers, wrist, depth))
+            if len(points) == len(names):
+                whole = pixels[:, [wrist, *fingers]]
+                low, high = whole.amin(1), whole.amax(1)
+                boxes.append((crop.centres[:, i] - (low + high) / 2).abs().mean() / PATCH)
+                boxes.append((crop.sizes[:, i] - (high - low)).abs().mean() / PATCH)
+            bent, true = (
+                joints[:, fingers] - joints[:, wrist, None]
+                for joints in (stood.joints, truth.joints)
             )
-            turned.append((mine - theirs).abs().mean())
+            turned.append((bent - true).abs().mean())
         means = {"hands": hands, "boxes": boxes, "hand_joints": turned}
-        return found | {name: torch.stack(parts).mean() for name, parts in means.items()}
+        return found | {name: torch.stack(parts).mean() for name, parts in means.items() if parts}
+
+
+def _told(names: Sequence[str], truth: Truth, body: BodyModel) -> tuple[list[int], list[int]]:
+    """Of these names those that are known joints of the body: their places here, and there."""
+    here = [i for i in truth.which(names) if names[i] in body.joint_names]
+    return here, [body.joint(names[i]) for i in here]
 
 
 def _point_loss(

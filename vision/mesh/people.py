@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import roma
 import torch
@@ -109,11 +110,15 @@ class Truth(NamedTuple):
 
     Attributes:
         picture: N, int64, which picture of the batch each is in.
-        pose: N×J×3×3 and shape N×S, as the body model takes them.
-        vertices, joints: N×V×3 and N×J×3.
+        pose: N×J×3×3 and joints N×J×3, of the joints of the net's body model.
+        shape: N×S, as the body model that the data are true of takes it.
+        vertices: N×V×3, of that model; V is 0 where its files are not there.
         box: N×4 left, top, right, bottom of what shows.
         camera: N×3×3, of each person's picture.
         track: N, int64, the same for one person in all frames of a clip.
+        known: names of the joints whose pose and place are known; None: all of them.
+        same_shape, same_surface: whether the shapes, and the vertices, of the net can be compared
+            with these.
     """
 
     picture: Tensor
@@ -124,7 +129,15 @@ class Truth(NamedTuple):
     box: Tensor
     camera: Tensor
     track: Tensor
+    known: tuple[str, ...] | None = None
+    same_shape: bool = True
+    same_surface: bool = True
 
     def take(self, chosen: Tensor) -> Truth:
         """Some of them, by index or mask."""
-        return Truth(*(field[chosen] for field in self))
+        fields: list[Any] = [f[chosen] if isinstance(f, Tensor) else f for f in self]
+        return Truth(*fields)
+
+    def which(self, names: Sequence[str]) -> list[int]:
+        """Places of the joints that are known among these."""
+        return [i for i, name in enumerate(names) if self.known is None or name in self.known]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ import roma
 import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
+
+from data.images import show
 
 H36M_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 """Of the 17 joints of Human3.6M those that 3DPW's protocol compares."""
@@ -47,29 +50,33 @@ def aligned_error(points: Tensor, truth: Tensor) -> Tensor:
 
 
 class PoseErrors(NamedTuple):
-    """Of N people, each in mm."""
+    """Of N people, each in mm; `pve` is None where meshes are of two models."""
 
     mpjpe: Tensor
     pa_mpjpe: Tensor
-    pve: Tensor
+    pve: Tensor | None
 
 
-def threedpw_errors(vertices: Tensor, truth: Tensor, regressor: Tensor) -> PoseErrors:
+def threedpw_errors(
+    vertices: Tensor, truth: Tensor, regressor: Tensor, true_regressor: Tensor | None = None
+) -> PoseErrors:
     """3DPW's protocol: N×V×3 vertices against true ones, by the 17×V regressor of Human3.6M.
 
-    14 of its joints, counted from the first of the 17, the pelvis; vertices count from it too. The
-    recovered mesh and the true one are of the same model.
+    14 of its joints, counted from the first of the 17, the pelvis; vertices count from it too.
+    Where the recovered mesh is of another model than the true one, such as SMPL-X, the regressor of
+    each is given.
 
     Raises:
         ValueError: a regressor of another model than the vertices.
     """
-    if regressor.shape != (17, vertices.shape[1]):
-        size = "×".join(map(str, regressor.shape))
-        raise ValueError(
-            f"a {size} regressor for {vertices.shape[1]} vertices; take that of the model"
-        )
-    regressor = regressor.to(vertices)
-    joints, true_joints = regressor @ vertices, regressor @ truth
+    true_regressor = regressor if true_regressor is None else true_regressor
+    for matrix, points in ((regressor, vertices), (true_regressor, truth)):
+        if matrix.shape != (17, points.shape[1]):
+            size = "×".join(map(str, matrix.shape))
+            raise ValueError(
+                f"a {size} regressor for {points.shape[1]} vertices; take that of the model"
+            )
+    joints, true_joints = regressor.to(vertices) @ vertices, true_regressor.to(truth) @ truth
     pelvis, true_pelvis = joints[:, 0], true_joints[:, 0]
     chosen = list(H36M_14)
     joints = (joints - pelvis[:, None])[:, chosen]
@@ -77,8 +84,32 @@ def threedpw_errors(vertices: Tensor, truth: Tensor, regressor: Tensor) -> PoseE
     return PoseErrors(
         point_error(joints, true_joints),
         aligned_error(joints, true_joints),
-        point_error(vertices, truth, pelvis, true_pelvis),
+        point_error(vertices, truth, pelvis, true_pelvis)
+        if vertices.shape == truth.shape
+        else None,
     )
+
+
+def read_regressor(folder: Path, body: str) -> Tensor:
+    """17×V of Human3.6M for a body model, from J_regressor_h36m_<body>.npy.
+
+    Raises:
+        ValueError: no such file, or something else in it.
+    """
+    path = folder / f"J_regressor_h36m_{body}.npy"
+    if not path.is_file():
+        raise ValueError(
+            f"{show(path)} is not there; 3DPW's protocol needs it: take that of smpl from"
+            " microsoft/MeshTransformer (J_regressor_h36m_correct.npy), that of smplx from"
+            " IDEA-Research/OSX, or set model.regressors null to do without"
+        )
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{show(path)}: no array of NumPy ({error}); get it again") from None
+    if found.ndim != 2 or len(found) != 17 or found.dtype.kind != "f":
+        raise ValueError(f"{show(path)}: {found.shape} {found.dtype}; give 17×V numbers")
+    return torch.from_numpy(found).float()
 
 
 def acceleration_error(joints: Tensor, truth: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import json
 import os
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -111,23 +112,30 @@ def write_glb(
         )
         mesh.visual = trimesh.visual.TextureVisuals(material=material)
         scene.add_geometry(mesh, node_name=name, geom_name=name)
+    # trimesh does not write a scene with nothing in it.
+    empty = packed({"asset": {"version": "2.0"}, "scene": 0, "scenes": [{}]})
+    write_whole(path, scene.export(file_type="glb") if len(people) else empty)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file with this content, or what was there before."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(scene.export(file_type="glb") if len(people) else EMPTY)
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _empty() -> bytes:
-    """The file of a scene with nothing in it, which trimesh does not write."""
-    text = json.dumps({"asset": {"version": "2.0"}, "scene": 0, "scenes": [{}]}).encode()
-    text += b" " * (-len(text) % 4)
-    chunk = struct.pack("<I4s", len(text), b"JSON") + text
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunk)) + chunk
-
-
-EMPTY = _empty()
+def packed(scene: Mapping[str, Any], numbers: bytes = b"") -> bytes:
+    """A glTF scene as the bytes of a GLB file; `numbers` are its buffer, if it has one."""
+    text = json.dumps(scene, ensure_ascii=False, separators=(",", ":")).encode()
+    chunks = b""
+    for kind, content, filler in ((b"JSON", text, b" "), (b"BIN\0", numbers, b"\0")):
+        if content:
+            content += filler * (-len(content) % 4)
+            chunks += struct.pack("<I4s", len(content), kind) + content
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
 def _together(

@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from vision.body import BodyModel
 from vision.body.camera import project
 from vision.body.smpl import BODY
+from vision.report.gltf import write_animation
 from vision.run.recovery import Recovery, save_npz, views
 
 REACH = 0.5
@@ -115,7 +116,8 @@ def finish_video(
 
     Writes `<name>.person-00.npz` for each track: `frames` T, `score` T, `pose` T×J×3×3, `shape` T×S
     (with `smooth` its mean over the track), `translation` T×3, `joints` T×J×3, `camera` T×3×3; and
-    `<name>.overlay.mp4`. Returns their paths.
+    `<name>.overlay.mp4`; with them all, if there are any, `<name>.glb`, skinned and animated.
+    Returns their paths.
     """
     rows = sorted(rows, key=lambda row: row["frame"])
     stem = out / Path(rows[0]["name"]).parent
@@ -131,6 +133,10 @@ def finish_video(
     for number, own in tracks.items():
         written.append(stem.with_name(f"{stem.name}.person-{number:02d}.npz"))
         save_npz(written[-1], **own)
+    if tracks:
+        written.append(stem.with_name(f"{stem.name}.glb"))
+        frames = np.array([row["frame"] for row in rows])
+        write_animation(written[-1], body, tracks, frames, rate)
     film = stem.with_name(f"{stem.name}.overlay.mp4")
     _draw(capture, rate, {row["frame"] for row in rows}, tracks, body, film)
     capture.release()

@@ -20,6 +20,7 @@ from vision.body.camera import project
 from vision.body.smpl import BODY
 from vision.mesh.losses import MeshLoss
 from vision.mesh.people import MeshSpec, People, Truth, stand
+from vision.mesh.truth import GENDERS, Truths
 from vision.metrics.mesh import (
     Matches,
     acceleration_error,
@@ -27,6 +28,8 @@ from vision.metrics.mesh import (
     match,
     point_error,
     precision_recall_f1,
+    read_regressor,
+    threedpw_errors,
 )
 from vision.tasks.results import (
     SaveNet,
@@ -48,7 +51,10 @@ class MeshTask(LightningModule):
         net: what recovers: has a `MeshSpec` under `spec`; `net(images, camera, at)` gives something
             with `people` in it, and `assign` says which `at` true people are to be read from.
         loss: of what it says against what is true.
-        body_models: folder of SMPL-X's or SMPL's files, where the net gives numbers of these.
+        body_models: folder of SMPL-X's or SMPL's files, where the net gives numbers of these or the
+            data are true of them.
+        regressors: folder with J_regressor_h36m_smpl.npy and, for a net of SMPL-X,
+            J_regressor_h36m_smplx.npy: tests then give the errors of 3DPW's protocol too.
         lr: peak learning rate of AdamW, after a warm-up and before a cosine to nothing.
         weight_decay: of AdamW.
         warm_up: share of the steps over which the learning rate rises.
@@ -67,6 +73,7 @@ class MeshTask(LightningModule):
         warm_up: float = 0.05,
         threshold: float | None = None,
         features: str | None = None,
+        regressors: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -80,6 +87,8 @@ class MeshTask(LightningModule):
         self.spec: MeshSpec = spec
         folder = None if body_models is None else Path(body_models)
         self.body = bodies.create(self.spec.body, folder)  # its arrays are in no state dict
+        self.truths = Truths(self.spec.body, self.body, folder)
+        self.regressors = regressors
         self.lr, self.weight_decay, self.warm_up = lr, weight_decay, warm_up
         self.options = {} if threshold is None else {"threshold": threshold}
         self.features = features
@@ -110,21 +119,9 @@ class MeshTask(LightningModule):
         net: Any = self.net
         return net.assign(truth.picture, pixel, truth.box)
 
-    @torch.no_grad()
     def truth(self, batch: dict[str, Any]) -> Truth:
         """Of a batch of `data.people.collate_people`; surfaces are decoded here."""
-        vertices, joints = self.body(batch["pose"], batch["shape"], batch["translation"])
-        owner = batch["owner"]
-        return Truth(
-            owner,
-            batch["pose"],
-            batch["shape"],
-            vertices,
-            joints,
-            batch["box"],
-            batch["camera"][owner],
-            batch["track"],
-        )
+        return self.truths(batch)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.net.parameters() if p.requires_grad]
@@ -148,7 +145,7 @@ class MeshTask(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         one_device(self.trainer, "a test")
-        self.found = Found()
+        self.found = Found(self._protocol())
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         truth = self.truth(batch)
@@ -158,6 +155,20 @@ class MeshTask(LightningModule):
         results = self.found.means()
         self.log_dict({f"test/{name}": value for name, value in results.items()})
         save_results(results, Path(self.trainer.default_root_dir), body=self.spec.body)
+
+    def _protocol(self) -> tuple[Tensor, Tensor] | None:
+        """Regressors of the net's body model and of the true one, if 3DPW's protocol is wanted.
+
+        Raises:
+            ValueError: a regressor or a file of SMPL is missing.
+        """
+        if self.regressors is None:
+            return None
+        if not self.truths.gendered:
+            why = next(w for w in map(self.truths.missing, GENDERS) if w)
+            raise ValueError(f"3DPW's protocol takes SMPL of both genders: {why}")
+        own, true = (read_regressor(Path(self.regressors), b) for b in (self.spec.body, "smpl"))
+        return own, true
 
     def _recover(self, batch: dict[str, Any], truth: Truth) -> tuple[People, Body]:
         """As in use: the net finds the people itself, or gets their boxes if it asks for them."""
@@ -176,9 +187,10 @@ class MeshTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["visionmend"] = "mesh"
         checkpoint["backbones"] = frozen_backbones(self)
-        # Where the body models are is the user's affair.
-        own = {"body_models": None, "features": None}
-        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], **own}
+        # Where the files are is the user's affair, and a recipe says it again.
+        told = checkpoint["hyper_parameters"].items()
+        kept = {key: value for key, value in told if key not in ("body_models", "regressors")}
+        checkpoint["hyper_parameters"] = {**kept, "features": None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_backbones(self, checkpoint)
@@ -200,10 +212,16 @@ class Found:
     MPJPE over 22 joints of the body that all body models share, from the pelvis; hands from the
     wrist and the face from the neck, over the vertices that follow them; `mpjpe_of_mean` is that of
     the average body that stands and looks into the camera, with its pelvis at the right place, and
-    `mpjpe_of_turned` that of the same turned as the person is.
+    `mpjpe_of_turned` that of the same turned as the person is. Errors of surfaces are left out
+    where the true ones are not known or of another model.
+
+    Args:
+        regressors: of Human3.6M for the net's body model, 17×V, and for the true one: errors of
+            3DPW's protocol are then given too, over the same people.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, regressors: tuple[Tensor, Tensor] | None = None) -> None:
+        self.regressors = regressors
         self.errors: defaultdict[str, list[float]] = defaultdict(list)
         self.matches: list[Matches] = []
 
@@ -233,12 +251,18 @@ class Found:
         joints, wanted = mine.joints[:, own], truth.joints[:, own]
         self._note("mpjpe", point_error(joints, wanted, origin, true_origin))
         self._note("pa_mpjpe", aligned_error(joints, wanted))
-        self._note("pve", point_error(mine.vertices, truth.vertices, origin, true_origin))
-        for name, joint, words in PARTS:
-            some, start = body.part(*words), body.joint(joint)
-            points = (mine.vertices[:, some], truth.vertices[:, some])
-            starts = (mine.joints[:, start], truth.joints[:, start])
-            self._note(name, point_error(*points, *starts))
+        if truth.same_surface:
+            self._note("pve", point_error(mine.vertices, truth.vertices, origin, true_origin))
+            for name, joint, words in PARTS:
+                some, start = body.part(*words), body.joint(joint)
+                points = (mine.vertices[:, some], truth.vertices[:, some])
+                starts = (mine.joints[:, start], truth.joints[:, start])
+                self._note(name, point_error(*points, *starts))
+        if self.regressors is not None:
+            errors = threedpw_errors(mine.vertices, truth.vertices, *self.regressors)
+            for name, values in errors._asdict().items():
+                if values is not None:
+                    self._note(f"3dpw_{name}", values)
         self._note("place", point_error(origin[:, None], true_origin[:, None]))
         pose = body.still(len(truth.picture)).clone()
         shape = body.neutral_shape.expand(len(pose), -1)
@@ -265,7 +289,8 @@ class Found:
 PARTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
     *(
         (f"{side}_hand", f"{side}_wrist",
-         tuple(f"{side}_{part}" for part in ("wrist", "thumb", "index", "middle", "ring", "pinky")))
+         tuple(f"{side}_{part}" for part in
+               ("wrist", "hand", "thumb", "index", "middle", "ring", "pinky")))
         for side in ("left", "right")
     ),
     ("face", "neck", ("head", "jaw", "eye")),
