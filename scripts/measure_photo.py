@@ -59,10 +59,10 @@ def main() -> None:
             seconds, peak = peak_of(call)
             cost.add_row(name, picture, f"{seconds / 60:.1f}", f"{peak / 1024:.0f}")
         shown.append(tiled_and_whole(name, model, large[: SMALL[0], : SMALL[1]], apart))
-    write_png(arguments.out / "tiles.png", np.concatenate(shown))
     if cost.row_count:
         console.print(cost)
     console.print(apart)
+    write_png(arguments.out / "tiles.png", np.concatenate(shown))
 
 
 def tiled_and_whole(name: str, model: Path, small: U8, apart: Table) -> U8:
@@ -83,6 +83,7 @@ def tiled_and_whole(name: str, model: Path, small: U8, apart: Table) -> U8:
         apart.add_row(name, "shared" if share else "per tile", *(f"{n:.3f}" for n in numbers))
         strong = (STRONGER * block_reduce(differs, (step, step, 1), np.max)).clip(0, 255)
         drawn += [strong.astype(np.uint8)]
+    drawn += drawn[: 2 - len(drawn)]  # a net that pools nothing has one way alone
     return np.concatenate([np.ascontiguousarray(made[::step, ::step]), *drawn], 1)
 
 

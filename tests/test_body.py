@@ -21,6 +21,7 @@ from vision.body import Anny, BodyModel
 from vision.body.anny import ANCHORS, _between
 from vision.body.camera import intrinsics, project, unproject
 from vision.body.rotations import from_6d, to_6d
+from vision.metrics.mesh import aligned_error
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,7 @@ def test_gradients_after_use(model: BodyModel) -> None:
     """As who recovers people in a notebook, and then trains."""
     roma.mappings._cached_horn_map.cache_clear()
     with torch.inference_mode():
+        aligned_error(torch.rand(1, 4, 3), torch.rand(1, 4, 3))
         model(pose_of(model, 1), shape_of(model, 1))
     shape = shape_of(model, 1).requires_grad_()
     model(pose_of(model, 1), shape).vertices.sum().backward()

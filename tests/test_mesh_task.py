@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -79,6 +80,10 @@ def test_features_are_kept_for_training(
     assert train(call) == 0
     assert len([*(tmp_path / "features").glob("*.npz")]) == 5  # of train and val
     vision.load(tmp_path / "run/model.ckpt")  # asks for no folder
+    shutil.rmtree(tmp_path / "features")
+    again = ["--trainer.default_root_dir", str(tmp_path / "more"), "--trainer.max_steps", "3"]
+    assert train([*call, *again, "--ckpt_path", str(tmp_path / "run/last.ckpt")]) == 0
+    assert [*(tmp_path / "features").glob("*.npz")]  # a training that goes on keeps them too
 
 
 def test_a_test_says_how_far_off_the_net_is(model: Path) -> None:

@@ -221,12 +221,17 @@ def test_the_protocol_of_smpl_itself(filmed: Path, batch: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(
     ("array", "message"),
-    [(np.zeros((24, 6890)), r"\(24, 6890\) float64; give 17×V"), (None, "no array of NumPy")],
+    [
+        (np.zeros((24, 6890)), r"\(24, 6890\) float64; give 17×V"),
+        (np.full((17, 9), np.nan), "numbers that are not finite"),
+        (b"no", "no array of NumPy"),
+        (b"PK\x03\x04 no zip", "no array of NumPy"),
+    ],
 )
 def test_files_that_are_no_regressors(tmp_path: Path, array: Any, message: str) -> None:
     path = tmp_path / "J_regressor_h36m_smpl.npy"
-    if array is None:
-        path.write_bytes(b"no")
+    if isinstance(array, bytes):
+        path.write_bytes(array)
     else:
         np.save(path, array)
     with pytest.raises(ValueError, match=message):

@@ -104,6 +104,8 @@ def test_other_errors_are_not_swallowed() -> None:
         Tiler(Small(10, RuntimeError("boom")), 2, 0, CPU)(picture(20, 20))
     with pytest.raises(MemoryError):
         Tiler(Small(10, MemoryError()), 2, 0, CPU)(picture(300, 300))
+    small = Tiler(Small(64, MemoryError()), 2, 0, CPU)  # the smallest tile is tried
+    assert small(picture(100, 90)).shape == (3, 200, 180)
     with pytest.raises(ValueError, match="a tile of 12 pixels is too small; give 64 or more"):
         Tiler(double, 2, 12, CPU)
     assert not out_of_memory(ValueError("not enough memory"))

@@ -38,19 +38,23 @@ class Remembered:
         They are rounded to 16 bits the first time already.
 
         Raises:
-            ValueError: a file of the folder is damaged.
+            ValueError: a file of the folder is damaged, or a number is too large for 16 bits.
         """
         files = [self._file(image, what) for image in images]
         unseen = [i for i, file in enumerate(files) if not file.exists()]
         if unseen:
             said = [part.half().cpu().numpy() for part in say(images[unseen])]
+            if not all(np.isfinite(part).all() for part in said):
+                raise ValueError(f"{what} do not fit into 16 bits; leave model.features out")
             for i, *parts in zip(unseen, *said, strict=True):
                 _write(files[i], parts)
         kept = zip(*map(_read, files), strict=True)
         return [torch.from_numpy(np.stack(parts)).to(images) for parts in kept]
 
     def _file(self, image: Tensor, what: str) -> Path:
-        name = f"{self.fingerprint} {what} {tuple(image.shape)}".encode()
+        kind = image.device.type
+        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
+        name = f"{self.fingerprint} {what} {half} {tuple(image.shape)}".encode()
         digest = hashlib.blake2b(name + image.cpu().numpy().tobytes(), digest_size=16)
         return self.folder / f"{digest.hexdigest()}.npz"
 

@@ -206,7 +206,8 @@ def _bend(values: Tensor, moves: Tensor) -> Tensor:
 
 def _fitted(points: Tensor, truth: Tensor) -> Tensor:
     """N×P×3 by the similarity that fits them best to the true ones; it has no gradient."""
-    with torch.no_grad():
+    # roma keeps a constant from its first call; one of inference mode could not train later.
+    with torch.inference_mode(False), torch.no_grad():
         turn, shift, scale = roma.rigid_points_registration(points, truth, compute_scaling=True)
     return scale[:, None, None] * points @ turn.mT + shift[:, None]
 

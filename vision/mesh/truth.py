@@ -29,10 +29,14 @@ class Truths:
         name: of the net's body model.
         body: this model.
         folder: where SMPL's files are.
+
+    Attributes:
+        surfaces: whether those of 3DPW are decoded; by default where the net's are comparable.
     """
 
     def __init__(self, name: str, body: BodyModel, folder: Path | None = None) -> None:
         self.name, self.body, self.folder = name, body, folder
+        self.surfaces = name == "smpl"
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> Truth:
@@ -83,7 +87,7 @@ class Truths:
     def _surface(self, batch: dict[str, Any]) -> Tensor:
         """N×6890×3, or N×0×3 without the files."""
         told = [batch[name] for name in ("pose", "shape", "translation")]
-        if not self.gendered:
+        if not self.surfaces or not self.gendered:
             return told[2].new_zeros(len(told[2]), 0, 3)
         vertices = told[2].new_zeros(len(told[2]), 6890, 3)
         for gender, body in self.gendered.items():

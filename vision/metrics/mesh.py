@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,9 @@ def aligned_error(points: Tensor, truth: Tensor) -> Tensor:
     """
     _check(points, truth)
     points, truth = (p - p.mean(1, keepdim=True) for p in (points, truth))
-    rotation, scale = roma.rigid_vectors_registration(points, truth, compute_scaling=True)
+    # roma keeps a constant from its first call; one of inference mode could not train later.
+    with torch.inference_mode(False):
+        rotation, scale = roma.rigid_vectors_registration(points, truth, compute_scaling=True)
     scale = torch.where(points.square().sum((1, 2)) == 0, 0, scale)
     return point_error(scale[:, None, None] * points @ rotation.mT, truth)
 
@@ -105,10 +108,14 @@ def read_regressor(folder: Path, body: str) -> Tensor:
         )
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{show(path)}: no array of NumPy ({error}); get it again") from None
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{show(path)}: several arrays; give one, of 17×V numbers")
     if found.ndim != 2 or len(found) != 17 or found.dtype.kind != "f":
         raise ValueError(f"{show(path)}: {found.shape} {found.dtype}; give 17×V numbers")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{show(path)}: numbers that are not finite; get it again")
     return torch.from_numpy(found).float()
 
 

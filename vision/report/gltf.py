@@ -198,6 +198,7 @@ def skeleton(body: BodyModel, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def influences(weights: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """V×J weights → sets of V×4 joints and V×4 weights, the largest first; all sets sum to 1."""
+    assert weights.shape[1] <= 256, "joints are written as bytes"
     weights = np.where(weights < LEAST, 0, weights).astype(np.float64)
     weights = np.pad(weights / weights.sum(1, keepdims=True), ((0, 0), (0, -weights.shape[1] % 4)))
     order = np.argsort(-weights, axis=1, kind="stable")

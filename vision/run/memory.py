@@ -18,10 +18,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Have the process reuse the memory of tensors it freed. For commands, not for an import.
+    """Have the main thread reuse the memory of tensors it freed, until the process ends.
 
-    glibc returns every block above 32 MB to the kernel, which clears it page by page when the next
-    tensor takes it: half the time of a large picture on a CPU. Other C libraries have no such call.
+    For commands, not for an import. glibc returns every block above 32 MB to the kernel, which
+    clears it page by page when the next tensor takes it: half the time of a large picture on a CPU.
+    Other C libraries have no such call.
     """
     if sys.platform == "linux" and (adjust := getattr(ctypes.CDLL(None), "mallopt", None)):
         adjust(_M_MMAP_MAX, 0)

@@ -93,7 +93,13 @@ class MeshTask(LightningModule):
         self.options = {} if threshold is None else {"threshold": threshold}
         self.features = features
         if features is not None:
-            for backbone in (m for m in net.modules() if isinstance(m, Backbone)):
+            backbones = [m for m in net.modules() if isinstance(m, Backbone)]
+            if not backbones:
+                raise ValueError(
+                    f"features: {type(net).__name__} has no frozen backbone to keep them of; leave"
+                    " model.features out"
+                )
+            for backbone in backbones:
                 backbone.remember(Path(features))
 
     # ---- training
@@ -167,6 +173,7 @@ class MeshTask(LightningModule):
         if not self.truths.gendered:
             why = next(w for w in map(self.truths.missing, GENDERS) if w)
             raise ValueError(f"3DPW's protocol takes SMPL of both genders: {why}")
+        self.truths.surfaces = True
         own, true = (read_regressor(Path(self.regressors), b) for b in (self.spec.body, "smpl"))
         return own, true
 
@@ -188,9 +195,8 @@ class MeshTask(LightningModule):
         checkpoint["visionmend"] = "mesh"
         checkpoint["backbones"] = frozen_backbones(self)
         # Where the files are is the user's affair, and a recipe says it again.
-        told = checkpoint["hyper_parameters"].items()
-        kept = {key: value for key, value in told if key not in ("body_models", "regressors")}
-        checkpoint["hyper_parameters"] = {**kept, "features": None}
+        told, own = checkpoint["hyper_parameters"], ("body_models", "regressors", "features")
+        checkpoint["hyper_parameters"] = {k: v for k, v in told.items() if k not in own}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_backbones(self, checkpoint)
