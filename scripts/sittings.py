@@ -19,12 +19,13 @@ def measured(config: Path, root: Path, run: Path, options: Sequence[str] = ()) -
 
     Folders 1, 2 … of `run` are its sittings, each from the last checkpoint of the one before.
     """
-    common = ["--config", str(config), "--data.root", str(root), *options]
+    common = ["--config", str(config), "--data.root", str(root)]
     done = sittings(run)
     if not done or not (done[-1] / "model.ckpt").exists():
         folder = run / str(len(done) + 1)
         shutil.rmtree(folder, ignore_errors=True)  # it did not come to its first checkpoint
-        resume = ["--ckpt_path", str(done[-1] / "last.ckpt")] if done else []
+        # A checkpoint brings its own net and settings.
+        resume = ["--ckpt_path", str(done[-1] / "last.ckpt")] if done else options
         if train(["fit", *common, "--trainer.default_root_dir", str(folder), *resume]):
             raise SystemExit(f"{folder}: training was broken off; call again to go on")
         done = sittings(run)

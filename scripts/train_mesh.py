@@ -61,8 +61,6 @@ def main() -> None:
         if people.main([str(root), *SETS[kind]]):
             raise SystemExit(f"{root}: the pictures are not whole; call again to go on")
         config = vision.configs() / "mesh" / f"{recipe}.yaml"
-        if recipe != "osx_light":
-            options = [*options, "--model.features", str(arguments.runs / "features")]
         found = measured(config, root, runs[name], options)
         errors = (found.get(c, float("nan")) for c in (*COLUMNS[1:], *MEANS))
         numbers = [found["minutes"], found["steps"], found["f1"], *errors]

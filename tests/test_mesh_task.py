@@ -71,9 +71,10 @@ def test_features_are_kept_for_training(
 ) -> None:
     small = {"size": SIZE, "dim": 64, "depth": 1, "heads": 2}
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe("vision.mesh.MultiHMRAnny", **small)))
+    content = recipe("vision.mesh.MultiHMRAnny", **small)
+    content["model"] |= {"features": str(tmp_path / "features")}  # type: ignore[operator]
+    path.write_text(yaml.safe_dump(content))
     call = ["fit", "--config", str(path), "--data.root", str(rendered)]
-    call += ["--model.features", str(tmp_path / "features")]
     assert train([*call, "--trainer.default_root_dir", str(tmp_path / "refused")]) == 2
     assert "set data.augment false" in capsys.readouterr().err
     call += ["--trainer.default_root_dir", str(tmp_path / "run"), "--data.augment", "false"]
