@@ -200,6 +200,14 @@ def test_a_trained_net_degrades_a_data_set(tmp_path: Path) -> None:
     assert not np.array_equal(whole[0], whole[2])
     with pytest.raises(ValueError, match="give uint8 H×W×3 RGB"):
         display(image[..., 0], np.random.default_rng(0))
+    chosen = [["attenuation"], ["blur"], ["noise"], ["noise", "attenuation", "blur"]]
+    alone = [LearnedDisplay(str(path), parts)(image, np.random.default_rng(1)) for parts in chosen]
+    assert np.array_equal(alone[-1], whole[0])  # all of them, whatever the order of their names
+    assert len({a.tobytes() for a in alone}) == 4
+    wanted = display.net.blur(torch.tensor(image).permute(2, 0, 1)[None] / 255)
+    np.testing.assert_allclose(alone[1], wanted[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match="parts=glare: give some of attenuation, blur, noise"):
+        LearnedDisplay(str(path), ["glare"])
     torch.save(checkpoint, path)
     with pytest.raises(ValueError, match="does not hold an MPGNet"):
         LearnedDisplay(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.random import Generator
 from data.degrade import F32, U8, Degradation
 from vision.layers.state import fill_from, read_checkpoint
 from vision.restoration.mpgnet import MPGNet
+
+PARTS = ("attenuation", "blur", "noise")
 
 
 class LearnedDisplay(Degradation):
@@ -23,19 +26,23 @@ class LearnedDisplay(Degradation):
     Args:
         weights: the model.ckpt that `configs/restoration/mpgnet_poled.yaml` or `mpgnet_toled.yaml`
             trained; it says which display it is of.
+        parts: what of it happens: `attenuation`, `blur`, `noise`, always in this order.
 
     Raises:
-        ValueError: no such file, or a checkpoint of another net.
+        ValueError: no such file, a checkpoint of another net, or a part that MPGNet has not.
     """
 
     margin, grid = 32, 4
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, parts: Sequence[str] = PARTS) -> None:
+        if not parts or {*parts} - {*PARTS}:
+            raise ValueError(f"parts={', '.join(parts)}: give some of {', '.join(PARTS)}")
         spec = read_checkpoint(Path(weights)).get("hyper_parameters", {}).get("net", {})
         if not isinstance(spec, dict) or not str(spec.get("class_path")).endswith(".MPGNet"):
             raise ValueError(f"{weights}: does not hold an MPGNet; give a model.ckpt of train.py")
         self.net = MPGNet(**spec.get("init_args", {})).eval().requires_grad_(False)
         fill_from(self.net, Path(weights))
+        self.parts = [part for part in PARTS if part in parts]
 
     @torch.inference_mode()
     def __call__(self, clean: U8, rng: Generator) -> F32:
@@ -43,4 +50,7 @@ class LearnedDisplay(Degradation):
             raise ValueError(f"LearnedDisplay: {clean.dtype} {clean.shape}; give uint8 H×W×3 RGB")
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         images = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None].float() / 255
-        return self.net(images, generator)[0].permute(1, 2, 0).numpy()
+        for part in self.parts:
+            own = (generator,) if part == "noise" else ()
+            images = getattr(self.net, part)(images, *own)
+        return images[0].permute(1, 2, 0).numpy()
