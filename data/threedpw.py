@@ -9,6 +9,7 @@ and what SMPL takes; `ThreeDPWPeople` and `ThreeDPWClips` give what `data.people
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -59,6 +60,11 @@ class Sequence3DPW:
     extrinsics: np.ndarray
     valid: np.ndarray
     camera: np.ndarray
+
+    def paths(self, root: Path, rows: slice) -> list[Path]:
+        """Where the pictures of these frames are, below 3DPW's folder."""
+        folder = root / "imageFiles" / self.name
+        return [folder / f"image_{row:05d}.jpg" for row in range(rows.start, rows.stop)]
 
     def pose_seen(self, rows: slice) -> np.ndarray:
         """T×P×24×3×3 rotations, the first of them in the camera's view."""
@@ -115,12 +121,9 @@ class ThreeDPW(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, first = self.items[index]
         film = self.sequences[number]
-        rows = range(first, first + self.frames)
         clip = np.s_[first : first + self.frames]
-        folder = self.root / "imageFiles" / film.name
-        images = [read_rgb(folder / f"image_{row:05d}.jpg") for row in rows]
         return {
-            "image": torch.tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255,
+            "image": _stacked([read_rgb(path) for path in film.paths(self.root, clip)]),
             "pose": _float(film.pose_seen(clip)),
             "betas": _float(film.betas),
             "gender": film.genders,
@@ -191,8 +194,7 @@ class ThreeDPWClips(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, first = self.items[index]
         film, rows = self.films[number], np.s_[first : first + self.frames]
-        folder = self.root / "imageFiles" / film.name
-        paths = [folder / f"image_{row:05d}.jpg" for row in range(rows.start, rows.stop)]
+        paths = film.paths(self.root, rows)
         pictures = [read_rgb(path) for path in paths]
         squares, moves = zip(
             *(to_square(p, self.size or max(p.shape[:2])) for p in pictures), strict=True
@@ -219,7 +221,7 @@ class ThreeDPWClips(Dataset[dict[str, Any]]):
         }
         assert truth.keys() == FIELDS.keys()
         return {
-            "image": torch.tensor(np.stack(squares)).permute(0, 3, 1, 2).float() / 255,
+            "image": _stacked(squares),
             **{name: _float(array) for name, array in truth.items()},
             "owner": torch.from_numpy(frame),
             "body": "smpl",
@@ -335,6 +337,11 @@ def read_sequence(path: Path) -> Sequence3DPW:
     if Path(film.name).name != film.name or film.name in ("", ".."):
         raise ValueError(f"{show(path)}: '{show(film.name)}' is no name of a folder; get it again")
     return film
+
+
+def _stacked(pictures: Sequence[np.ndarray]) -> Tensor:
+    """uint8 H×W×3 each → float T×3×H×W in [0, 1]."""
+    return torch.tensor(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def _float(array: np.ndarray) -> Tensor:

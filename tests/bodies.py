@@ -133,6 +133,13 @@ def write_regressors(folder: Path) -> None:
         np.save(folder / f"J_regressor_h36m_{name}.npy", matrix / matrix.sum(1, keepdims=True))
 
 
+def write_gated(root: Path) -> None:
+    """What 3DPW's recipes take beside it: body_models/ and regressors/."""
+    write_genders(root / "body_models")
+    write_smplx(root / "body_models" / "smplx" / "SMPLX_NEUTRAL.npz")
+    write_regressors(root / "regressors")
+
+
 def write_threedpw(
     root: Path,
     split: str = "train",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bodies import write_genders, write_regressors, write_smplx, write_threedpw
+from bodies import write_gated, write_threedpw
 from trained import VIT
 
 from data.people import collate_people
@@ -28,10 +28,8 @@ SIZE = 112
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("filmed")
-    write_genders(root / "models")
-    write_smplx(root / "models" / "smplx" / "SMPLX_NEUTRAL.npz")
-    write_regressors(root / "regressors")
-    write_threedpw(root, models=root / "models")
+    write_gated(root)
+    write_threedpw(root, models=root / "body_models")
     return root
 
 
@@ -48,7 +46,7 @@ def multihmr(body: Any = "smplx") -> MultiHMR:
 @pytest.fixture(scope="module")
 def task(filmed: Path) -> MeshTask:
     torch.manual_seed(0)
-    return MeshTask(multihmr(), MultiHMRLoss(), str(filmed / "models"))
+    return MeshTask(multihmr(), MultiHMRLoss(), str(filmed / "body_models"))
 
 
 def test_smplx_knows_22_joints_of_smpl(task: MeshTask, batch: dict[str, Any]) -> None:
@@ -73,14 +71,14 @@ def test_smplx_knows_22_joints_of_smpl(task: MeshTask, batch: dict[str, Any]) ->
 
 
 def test_joints_need_no_file_of_smpl(filmed: Path, tmp_path: Path, batch: dict[str, Any]) -> None:
-    (tmp_path / "smplx").symlink_to(filmed / "models" / "smplx")
+    (tmp_path / "smplx").symlink_to(filmed / "body_models" / "smplx")
     task = MeshTask(multihmr(), MultiHMRLoss(), str(tmp_path), regressors=str(tmp_path))
     truth = task.truth(batch)
     assert truth.vertices.shape == (4, 0, 3)
     torch.testing.assert_close(truth.joints[:, :22], batch["joints"][:, :22])
     with pytest.raises(ValueError, match=r"SMPL_FEMALE.pkl is not there; register at https"):
         task._protocol()
-    (tmp_path / "smpl").symlink_to(filmed / "models" / "smpl")
+    (tmp_path / "smpl").symlink_to(filmed / "body_models" / "smpl")
     del task.truths.gendered
     with pytest.raises(ValueError, match=r"h36m_smplx.npy is not there.*IDEA-Research/OSX"):
         task._protocol()
@@ -133,7 +131,7 @@ def test_what_is_known_costs_nothing_where_it_is_right(
 def test_osx_learns_14_points_of_smpl(filmed: Path, batch: dict[str, Any]) -> None:
     torch.manual_seed(0)
     net = OSX(Backbone(**VIT, frozen=False), box_width=16)
-    task = MeshTask(net, OSXLoss(), str(filmed / "models"))
+    task = MeshTask(net, OSXLoss(), str(filmed / "body_models"))
     truth = task.truth(batch)
     at, kept = task._assign(truth)
     seen = net(batch["image"], batch["camera"], at)
@@ -161,7 +159,7 @@ def test_coordformer_learns_all_but_the_shape(filmed: Path) -> None:
         depth=1,
         mlp=32,
     )
-    task = MeshTask(net, CoordFormerLoss(), str(filmed / "models"))
+    task = MeshTask(net, CoordFormerLoss(), str(filmed / "body_models"))
     batch = collate_people([ThreeDPWClips(filmed, "train", 64, frames=3)[0]])
     truth = task.truth(batch)
     assert len(truth.known or ()) == 24
@@ -211,7 +209,7 @@ def test_the_protocol_of_two_body_models(
 
 
 def test_the_protocol_of_smpl_itself(filmed: Path, batch: dict[str, Any]) -> None:
-    folder = str(filmed / "models")
+    folder = str(filmed / "body_models")
     task = MeshTask(CoordFormer.light("smpl"), CoordFormerLoss(), folder)
     task.regressors = str(filmed / "regressors")
     truth = task.truth(batch)

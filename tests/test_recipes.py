@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bodies import write_genders, write_regressors, write_smplx, write_threedpw
+from bodies import write_gated, write_threedpw
 from trained import VIT, fit, status
 
 import vision
@@ -194,9 +194,7 @@ def crowds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3DPW, and the files that are gated: body_models/ and regressors/."""
     root = tmp_path_factory.mktemp("filmed")
-    write_genders(root / "body_models")
-    write_smplx(root / "body_models" / "smplx" / "SMPLX_NEUTRAL.npz")
-    write_regressors(root / "regressors")
+    write_gated(root)
     for split in ("train", "validation", "test"):
         write_threedpw(root, split, f"{split}_00", models=root / "body_models")
     return root

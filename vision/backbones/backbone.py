@@ -138,20 +138,21 @@ class Backbone(nn.Module):
 
         `images` are normalised (`prepare`). A ViT's maps are its patch tokens without final norm.
         """
-        chosen = sorted({self._index(b) for b in blocks})
-        maps = self._said(images, f"blocks {chosen}", lambda x: self._maps(x, chosen))
-        by_block = dict(zip(chosen, maps, strict=True))
-        return [by_block[self._index(b)] for b in blocks]
+        wanted = [self._index(b) for b in blocks]
+        return self._said(images, f"blocks {wanted}", lambda x: self._maps(x, wanted))
 
-    def _maps(self, images: Tensor, chosen: Sequence[int]) -> list[Tensor]:
-        """Of blocks in their order."""
-        return self.net.forward_intermediates(
+    def _maps(self, images: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        """`pyramid`'s, asked of the net."""
+        chosen = sorted(set(wanted))
+        maps = self.net.forward_intermediates(
             images,
-            indices=[*chosen],
+            indices=chosen,
             stop_early=True,
             intermediates_only=True,
             output_fmt="NCHW",
         )
+        by_block = dict(zip(chosen, maps, strict=True))
+        return [by_block[b] for b in wanted]
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """A ViT's class token and patch tokens after its last norm, as B×C and B×C×h×w.
@@ -207,18 +208,17 @@ class Backbone(nn.Module):
         # matrix is seen where it enters its dropout; the same place in ViT and EVA blocks.
         fused, attn.fused_attn = attn.fused_attn, False
         handle = attn.attn_drop.register_forward_pre_hook(look)
-        chosen = sorted({*wanted, block})
         try:
-            by_block = dict(zip(chosen, self._maps(images, chosen), strict=True))
+            maps = self._maps(images, [*wanted, block])[:-1]
         finally:
             handle.remove()
             attn.fused_attn = fused
         height, width = (side // self.patch for side in images.shape[-2:])
-        return seen[0].unflatten(-1, (height, width)), [by_block[b] for b in wanted]
+        return seen[0].unflatten(-1, (height, width)), maps
 
     def _said(
-        self, images: Tensor, what: str, say: Callable[[Tensor], Sequence[Tensor]]
-    ) -> Sequence[Tensor]:
+        self, images: Tensor, what: str, say: Callable[[Tensor], list[Tensor]]
+    ) -> list[Tensor]:
         return self.remembered(images, what, say) if self.remembered else say(images)
 
     def _index(self, block: int) -> int:
