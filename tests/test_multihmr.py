@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import roma
 import torch
 import torch.nn.functional as F
 from bodies import write_smplx
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 import vision
 from vision.backbones import Backbone
+from vision.body import AnnyMakeHuman
 from vision.body.camera import intrinsics
 from vision.mesh import MultiHMR, MultiHMRAnny
 from vision.mesh.grid import assign, peaks
-from vision.mesh.multihmr import RELEASED, Decoder, rays, sines
+from vision.mesh.multihmr import RELEASED, RELEASED_ANNY, Decoder, rays, sines
+from vision.mesh.people import stand
 from vision.run.mesh import MeshPredictor
 
 SIZE = 112
@@ -187,13 +190,18 @@ def test_the_larger_of_two_in_a_cell_is_kept() -> None:
 # ---- released checkpoints
 
 
-def released(net: MultiHMR) -> dict[str, Tensor]:
-    """Its tensors under the released names, with what comes beside them."""
+def named(net: nn.Module, names: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
     found = {}
     for name, value in net.state_dict().items():
-        new = next(old + name.removeprefix(ours) for old, ours in RELEASED if name.startswith(ours))
+        new = next(old + name.removeprefix(ours) for old, ours in names if name.startswith(ours))
         new = new.replace(".fn.to_out.", ".fn.to_out.0.").replace(".fn.net.2.", ".fn.net.3.")
         found[new] = value
+    return found
+
+
+def released(net: MultiHMR) -> dict[str, Tensor]:
+    """Its tensors under the released names, with what comes beside them."""
+    found = named(net, RELEASED)
     head = "x_attention_head"
     found[f"{head}.transformer.pos_embedding"] = net.start.detach()[None, None]
     for name in ("init_body_pose", "init_betas", "init_cam"):
@@ -232,6 +240,70 @@ def test_a_released_checkpoint_loads_as_it_is(tmp_path: Path) -> None:
     assert found(image).vertices.shape[1:] == (10475, 3)
     with pytest.raises(FileNotFoundError, match="register at https://smpl-x"):
         vision.load(path, body_models=tmp_path)
+
+
+def released_for_anny() -> dict[str, Tensor]:
+    """Tensors of the released names and shapes: 163 bones, of which 2 in 3 turn; 11 phenotypes."""
+    bones, dim = 163, 32
+    net = shaken(
+        MultiHMRAnny(
+            backbone("vit_small_patch14_dinov2"),
+            SIZE,
+            AnnyMakeHuman().joint_names,
+            dim,
+            depth=1,
+            heads=16,
+            head_dim=2,
+            body="anny_makehuman",
+        )
+    )
+    found = named(net, RELEASED_ANNY)
+    found["mlp_pose.0.weight"] = torch.randn(dim, dim + 6 * bones) / 8
+    found["mlp_shape.2.weight"], found["mlp_shape.2.bias"] = torch.randn(11, dim), torch.randn(11)
+    found["init_body_pose"] = torch.randn(1, 6 * bones)
+    found["useful_rotmat"] = (torch.arange(bones) % 3 < 2).float()[None]
+    found["dec_pos_emb"] = net.places.flatten(0, 1)
+    found["eye"], found["encoder.fov_max"] = torch.eye(3)[None], torch.tensor([math.pi])
+    found["body_model.anchors.age"] = torch.zeros(5)
+    found["encoder.backbone.mask_token"] = torch.zeros(1, 384)
+    return found
+
+
+@pytest.mark.slow
+def test_the_released_variant_for_anny(tmp_path: Path, images: Tensor) -> None:
+    """Its pose head, by its formula: it sees the mean pose too, and a mask keeps bones still."""
+    torch.manual_seed(0)
+    state = released_for_anny()
+    words = argparse.Namespace(img_size=[SIZE])
+    path = tmp_path / "multiHMR_112_S_anny.pt"
+    torch.save({"epoch": 1, "iter": 2, "model_state_dict": state, "args": words}, path)
+    found = vision.load(path)
+    assert isinstance(found, MeshPredictor)
+    net, heard = found.net, []
+    assert isinstance(net, MultiHMRAnny)
+    net.decoder.register_forward_hook(lambda *call: heard.append(call[2]))
+    seen = net(images, CAMERA, AT)
+    (token,) = heard
+    mean, mask = state["init_body_pose"], state["useful_rotmat"][0].bool()
+    hidden = torch.cat([token, mean.expand(3, -1)], 1) @ state["mlp_pose.0.weight"].T
+    hidden = (hidden + state["mlp_pose.0.bias"]).relu()
+    numbers = hidden @ state["mlp_pose.2.weight"].T + state["mlp_pose.2.bias"] + mean
+    wanted = roma.special_gramschmidt(numbers.unflatten(1, (-1, 3, 2)))[:, mask]
+    standing = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # theirs lies on its back
+    wanted = torch.cat([wanted[:, :1] @ standing, wanted[:, 1:]], 1)
+    torch.testing.assert_close(seen.people.rotations, wanted, atol=1e-4, rtol=0)
+    assert len(net.spec.joints) == int(mask.sum())
+    people = stand(seen.people, net.spec, found.body)
+    assert people.vertices.shape == (3, 13_718, 3)
+    head = people.joints[:, found.body.joint("head")]
+    torch.testing.assert_close(head, seen.people.place)
+
+
+def test_the_released_variant_for_another_rig() -> None:
+    state = released_for_anny()
+    state["useful_rotmat"] = torch.ones(1, 104)
+    with pytest.raises(ValueError, match="useful_rotmat has not 163 values"):
+        MultiHMRAnny.describe(state)
 
 
 @pytest.mark.slow

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from vision.body.anny import Anny
+from vision.body.anny import Anny, AnnyMakeHuman
 from vision.body.model import Body, BodyModel
 from vision.body.smpl import SMPL, SMPLX
 
-__all__ = ["SMPL", "SMPLX", "Anny", "Body", "BodyModel", "available", "create"]
+__all__ = ["SMPL", "SMPLX", "Anny", "AnnyMakeHuman", "Body", "BodyModel", "available", "create"]
 
+FREE: dict[str, Callable[[], BodyModel]] = {"anny": Anny, "anny_makehuman": AnnyMakeHuman}
 GATED = {
     # Where each is looked for, below the folder, and who gives it away after a registration.
     "smplx": (SMPLX, "smplx/SMPLX_{}.npz", "https://smpl-x.is.tue.mpg.de"),
@@ -21,7 +23,8 @@ def create(name: str = "anny", folder: Path | None = None, gender: str = "neutra
     """A body model.
 
     Args:
-        name: `anny`, which is free and comes with the package, `smplx` or `smpl`.
+        name: `anny`, which is free and comes with the package, `anny_makehuman`, the same on other
+            bones, `smplx` or `smpl`.
         folder: where the files of the other two are, as `smplx/SMPLX_NEUTRAL.npz` and
             `smpl/SMPL_NEUTRAL.pkl`.
         gender: of these: neutral, female or male.
@@ -30,10 +33,10 @@ def create(name: str = "anny", folder: Path | None = None, gender: str = "neutra
         ValueError: an unknown name; a damaged file.
         FileNotFoundError: the files are not there; says what to download, and where to put it.
     """
-    if name == "anny":
-        return Anny()
+    if name in FREE:
+        return FREE[name]()
     if name not in GATED:
-        raise ValueError(f"body model {name}: choose one of anny, {', '.join(GATED)}")
+        raise ValueError(f"body model {name}: choose one of {', '.join([*FREE, *GATED])}")
     model, _, _ = GATED[name]
     path = _path(name, folder, gender)
     if not path.is_file():
@@ -45,7 +48,8 @@ def create(name: str = "anny", folder: Path | None = None, gender: str = "neutra
 
 def available(folder: Path | None = None, gender: str = "neutral") -> dict[str, bool]:
     """Which body models can be created, by name."""
-    return {"anny": True, **{name: _path(name, folder, gender).is_file() for name in GATED}}
+    gated = {name: _path(name, folder, gender).is_file() for name in GATED}
+    return {**dict.fromkeys(FREE, True), **gated}
 
 
 def missing(name: str, folder: Path | None = None, gender: str = "neutral") -> str:

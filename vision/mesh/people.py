@@ -10,9 +10,10 @@ import roma
 import torch
 from torch import Tensor
 
-from vision.body import Body, BodyModel
+from vision.body import AnnyMakeHuman, Body, BodyModel
 from vision.body.smpl import BODY, HANDS, SMPLX
 
+BodyName = Literal["anny", "anny_makehuman", "smplx", "smpl"]
 SHARED = (*BODY, *HANDS)
 """Joints that Anny and SMPL-X both have: 22 of the body, 15 of each hand."""
 
@@ -22,7 +23,7 @@ class MeshSpec:
     """What the engine has to know of a net that recovers people, without knowing its name.
 
     Attributes:
-        body: the model its numbers are of: `anny`, `smplx` or `smpl`.
+        body: the model its numbers are of, by its name in `vision.body.create`.
         joints: whose rotations it gives; the others stay as they are at rest.
         reads: `pictures` whole, `crops` (whole pictures and boxes of people, which it cuts out) or
             `clips` (so many pictures one after another).
@@ -32,15 +33,18 @@ class MeshSpec:
         frames: of a clip.
         hands_from_relaxed: whether rotations of hands count from SMPL-X's relaxed hands (rotation
             vectors are added, as smplx does), and not from flat ones.
+        about_bones: whether rotations turn about the axes of each bone, as the body has them
+            (`axes`), and not about axes that are parallel to the world's at rest.
     """
 
-    body: Literal["anny", "smplx", "smpl"]
+    body: BodyName
     joints: tuple[str, ...]
     reads: Literal["pictures", "crops", "clips"]
     size: tuple[int, int]
     anchor: str | None = "pelvis"
     frames: int = 1
     hands_from_relaxed: bool = False
+    about_bones: bool = False
 
     @property
     def sees(self) -> int | None:
@@ -78,6 +82,10 @@ def pose_of(people: People, spec: MeshSpec, body: BodyModel) -> Tensor:
     if spec.hands_from_relaxed:
         rotations = _from_relaxed(rotations, spec, body)
     where = [body.joint(name) for name in spec.joints]
+    if spec.about_bones:
+        assert isinstance(body, AnnyMakeHuman), "no other model's bones have axes"
+        axes = body.axes(people.shape)[:, where].to(rotations.dtype)
+        rotations = axes @ rotations @ axes.mT
     return torch.index_copy(pose, 1, torch.tensor(where, device=pose.device), rotations)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from vision.layers.state import misfits
-from vision.mesh import OSX, MultiHMR
+from vision.mesh import OSX, MultiHMR, MultiHMRAnny
 from vision.restoration import HAT, RAT, DWFormer
 
-NETS: tuple[Any, ...] = (HAT, RAT, DWFormer, MultiHMR, OSX)
+NETS: tuple[Any, ...] = (HAT, RAT, DWFormer, MultiHMR, MultiHMRAnny, OSX)
 """Nets whose published checkpoints are known; `describe(state)` gives the arguments of one, but for
 those in `UNSAID`, and `renamed(state)`, where there is one, our names for its tensors."""
 KNOWN = "give a model.ckpt that train.py wrote, or a published checkpoint of " + ", ".join(
