@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
 
-from vision.anomaly import AttentionMask, Detector, FeatureNeighbours
+from vision.anomaly import EAR, AttentionMask, Detector, FeatureNeighbours
 from vision.anomaly.neighbours import unit_vectors
 
 
@@ -117,3 +117,44 @@ def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
 def test_an_empty_detector() -> None:
     with pytest.raises(ValueError, match="memory is empty"):
         neighbours().maps(pictures(1))
+
+
+@torch.no_grad()
+def test_copies_are_remembered() -> None:
+    """A part that lies otherwise is near only to a memory that has seen its turns."""
+    good = pictures(1)
+    plain, turning = neighbours(), neighbours(copies=8)
+    for net in (plain, turning):
+        net.remember([good])
+    assert len(turning.memories[0].bank) == 8 * 16
+    for moved in (good.rot90(1, (2, 3)), good.flip(3), good.rot90(3, (2, 3)).flip(2)):
+        far, near = (net.maps(moved)["features"].max() for net in (plain, turning))
+        assert near < 1e-3 < far
+    with pytest.raises(ValueError, match="copies=2: give 1, 4 or 8"):
+        neighbours(copies=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("count", "copies", "judged"), [(1, 8, 8), (3, 4, 12), (5, 1, 5)])
+def test_few_pictures_are_judged_by_the_others(count: int, copies: int, judged: int) -> None:
+    good = pictures(count)
+    few = neighbours(copies=copies)
+    found = few.remember_few([good[:2], good[2:]])
+    assert len(found) == judged
+    whole = neighbours(copies=copies)
+    whole.remember([good])
+    torch.testing.assert_close(few.maps(good), whole.maps(good), atol=2e-3, rtol=0)
+    if count > 1:
+        without = neighbours(copies=copies)
+        without.remember([good[1:]])
+        torch.testing.assert_close(found[0], without.maps(good[:1]), atol=2e-3, rtol=0)
+
+
+def test_one_picture_without_copies() -> None:
+    with pytest.raises(ValueError, match="one good picture, of which copies=1"):
+        neighbours().remember_few([pictures(1)])
+
+
+def test_nets_that_learn_need_more() -> None:
+    with pytest.raises(ValueError, match="EAR cannot leave out pictures one by one"):
+        EAR(tiny_vit()).remember_few([pictures(1)])

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vision.run.shipped import models
     from vision.run.weights import load
 
 __version__ = "0.1.0"
-__all__ = ["configs", "load"]
+__all__ = ["configs", "load", "models"]
 
 
 def configs() -> Path:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from vision.run.weights import load
 
         return load
+    if name == "models":
+        from vision.run.shipped import models
+
+        return models
     raise AttributeError(f"module 'vision' has no attribute '{name}'")

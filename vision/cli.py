@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vision import __version__
 from vision.run.memory import keep_freed_memory
+from vision.run.shipped import DEFAULTS, ENLARGE
 
 if TYPE_CHECKING:
     from vision.run.engine import Job
@@ -110,13 +111,18 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(WRONG_CALL)
 
 
-def _add_common(parser: argparse.ArgumentParser, batch_size: int) -> None:
+def _add_common(parser: argparse.ArgumentParser, batch_size: int, default: str) -> None:
     """What every task of the batch engine takes."""
     from data.images import MAX_PIXELS
 
     parser.add_argument("input", nargs="+", help="files, folders, globs or videos")
     parser.add_argument("-o", "--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument("--weights", required=True, help="model.ckpt of a run, or published ones")
+    parser.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="model.ckpt of a run, published ones, or the name of some that come with the package"
+        f" ({default})",
+    )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--batch-size",
@@ -137,7 +143,14 @@ def _add_common(parser: argparse.ArgumentParser, batch_size: int) -> None:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser, batch_size=8)
+    _add_common(parser, batch_size=8, default="none; or --train-on")
+    parser.add_argument(
+        "--train-on",
+        type=Path,
+        metavar="FOLDER",
+        help="good parts, one or more, to compare with: no weights are needed, and nothing is"
+        " trained; what was seen is kept in OUT/detector.ckpt",
+    )
     parser.add_argument(
         "--false-alarms",
         type=float,
@@ -150,7 +163,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_restore(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser, batch_size=1)
+    _add_common(parser, 1, f"{DEFAULTS['restore']}; with --scale N, that of N")
     parser.add_argument(
         "--tile",
         type=int,
@@ -178,7 +191,8 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
         "--scale",
         type=int,
         metavar="N",
-        help="of a published RAT that enlarges, since its checkpoint does not say by how much (1)",
+        help="by how much to enlarge, where no weights are named; of a published RAT, whose"
+        " checkpoint does not say it (1)",
     )
     parser.add_argument(
         "--regions",
@@ -193,7 +207,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_mesh(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser, batch_size=8)
+    _add_common(parser, 8, DEFAULTS["mesh"])
     parser.add_argument(
         "--body-models",
         type=Path,
@@ -227,6 +241,7 @@ def _mesh(arguments: argparse.Namespace) -> int:
     from vision.run.mesh import MeshJob, MeshPredictor
 
     options = {"fov": arguments.fov, "body_models": arguments.body_models}
+    arguments.weights = arguments.weights or DEFAULTS["mesh"]
     detector = None
     if arguments.detector:
         detector = _load(arguments, weights=arguments.detector, **options)
@@ -238,6 +253,13 @@ def _mesh(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    if bool(arguments.weights) == bool(arguments.train_on):
+        raise ValueError(
+            "what shall the parts be compared with? Name a folder of good ones with --train-on, or"
+            " --weights of a detector that train.py trained; one of the two"
+        )
+    if arguments.train_on:
+        arguments.weights = _learn(arguments)
     predictor = _load(arguments, false_alarms=arguments.false_alarms)
     from vision.run.inspect import InspectJob
     from vision.run.predictor import AnomalyPredictor
@@ -248,7 +270,18 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return _run(job, arguments, "inspected")
 
 
+def _learn(arguments: argparse.Namespace) -> Path:
+    """The detector that has seen the good parts; calls that are wrong are refused before."""
+    _check(arguments)
+    from vision.run.teach import learn
+
+    device = _device(arguments.device)
+    return learn(arguments.train_on, arguments.out / "detector.ckpt", device)
+
+
 def _restore(arguments: argparse.Namespace) -> int:
+    if not arguments.weights:
+        arguments.weights = ENLARGE.get(arguments.scale, DEFAULTS["restore"])
     predictor = _load(
         arguments,
         tile=arguments.tile,
@@ -277,6 +310,16 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace, weights: str | None = None, **options: Any) -> Any:
     """The predictor, after a look at everything that can be wrong before seconds of loading."""
+    _check(arguments)
+    from vision.run.weights import load
+
+    trust = tuple(f"{package}." for package in arguments.trust)
+    weights = weights or arguments.weights
+    return load(weights, device=_device(arguments.device), trust=trust, **options)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """ValueError for options out of range, and inputs or an output that cannot be used."""
     least = {
         "batch_size": 1,
         "workers": 1,
@@ -292,11 +335,6 @@ def _load(arguments: argparse.Namespace, weights: str | None = None, **options: 
     from vision.run.sources import find
 
     find(arguments.input, arguments.out)
-    from vision.run.weights import load
-
-    trust = tuple(f"{package}." for package in arguments.trust)
-    weights = weights or arguments.weights
-    return load(weights, device=_device(arguments.device), trust=trust, **options)
 
 
 def _run(job: Job, arguments: argparse.Namespace, done: str) -> int:

@@ -49,6 +49,17 @@ class Detector(nn.Module):
     def remember(self, batches: Iterable[Tensor]) -> None:
         """See all good pictures once, after training. Default: nothing to remember."""
 
+    def remember_few(self, batches: Iterable[Tensor]) -> list[dict[str, Tensor]]:
+        """`remember`, and the maps of good pictures while each is left out of what is remembered.
+
+        Returns:
+            Four or more times named maps, 1×1×size×size each.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot leave out pictures one by one; give 40 or more, or set"
+            " data.leave_out false"
+        )
+
     @property
     def learns(self) -> bool:
         """Whether the net has parameters to train."""

@@ -7,7 +7,8 @@ is the baseline "gated nearest neighbours"; with better distances it is EAR's se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from vision.anomaly.detector import Detector
 from vision.anomaly.masking import AttentionMask
 from vision.anomaly.memory import FeatureMemory
 from vision.backbones import Backbone
+
+Look = tuple[list[Tensor], list[Tensor]]
 
 
 class FeatureNeighbours(Detector):
@@ -36,6 +39,8 @@ class FeatureNeighbours(Detector):
             (PatchCore's "locally aware" features have 3).
         size: side in pixels at which maps are scored.
         whiten, relative, dims: as in `FeatureMemory`.
+        copies: 1, 4 or 8: of each good picture itself, its turns by quarters, and these mirrored
+            are remembered.
     """
 
     def __init__(
@@ -50,15 +55,18 @@ class FeatureNeighbours(Detector):
         relative: bool = False,
         pool: int = 1,
         dims: int = 128,
+        copies: Literal[1, 4, 8] = 1,
     ) -> None:
         super().__init__()
+        if copies not in (1, 4, 8):
+            raise ValueError(f"copies={copies}: give 1, 4 or 8")
         if not grids:
             raise ValueError("no grid of features; give one or more, say [32]")
         if pool < 1 or pool % 2 == 0:
             raise ValueError(f"pool={pool}: a square around a token has an odd side, say 3")
         self.backbone, self.grids, self.blocks = backbone, tuple(grids), tuple(blocks)
         self.gate = gate or AttentionMask(rule="quantile", keep=0.2, smooth=0, min_tokens=0)
-        self.pool = pool
+        self.pool, self.copies = pool, copies
         self.size, self.input_size = size, max(size, max(grids) * backbone.patch)
         self.map_names = ("features",)
         self.memories = nn.ModuleList(
@@ -69,9 +77,7 @@ class FeatureNeighbours(Detector):
         )
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        vectors, wanted = self.look(images)
-        found = zip(self.memories, vectors, wanted, strict=True)
-        return {"features": self._joined([memory(v, w) for memory, v, w in found])}
+        return {"features": self._far(*self.look(images))}
 
     def compare(self, images: Tensor, others: Tensor) -> Tensor:
         """1 − cosine of the features of two pictures, place by place: B×1×size×size."""
@@ -81,13 +87,42 @@ class FeatureNeighbours(Detector):
         return self._joined([(1 - (v * w).sum(-1)).clamp_min(0) * on for v, w, on in pairs])
 
     def remember(self, batches: Iterable[Tensor]) -> None:
+        self._fill(self.look(c) for images in batches for c in turned(images, self.copies))
+
+    def remember_few(self, batches: Iterable[Tensor]) -> list[dict[str, Tensor]]:
+        pictures = [image[None] for images in batches for image in images]
+        looks = [[self._kept(copy) for copy in turned(image, self.copies)] for image in pictures]
+        if len(looks) == 1:
+            looks = [[look] for look in looks[0]]  # its copies leave each other out
+        if len(looks) == 1:
+            raise ValueError("one good picture, of which copies=1 is remembered; give more of both")
+        found = []
+        for i, own in enumerate(looks):
+            self._fill(look for other in (*looks[:i], *looks[i + 1 :]) for look in other)
+            # A threshold takes four scores; the copies of a few pictures give them.
+            for look in own if len(looks) < 4 else own[:1]:
+                found.append({"features": self._far(*look)})
+        self._fill(look for own in looks for look in own)
+        return found
+
+    def _kept(self, images: Tensor) -> Look:
+        """What is seen, in half the space."""
+        vectors, wanted = self.look(images)
+        return [v.half() for v in vectors], wanted
+
+    def _fill(self, looks: Iterable[Look]) -> None:
         memories = [m for m in self.memories if isinstance(m, FeatureMemory)]
-        for images in batches:
-            for memory, *looks in zip(memories, *self.look(images), strict=True):
-                for vectors, wanted in zip(*looks, strict=True):
+        for look in looks:
+            for memory, *seen in zip(memories, *look, strict=True):
+                for vectors, wanted in zip(*seen, strict=True):
                     memory.add(vectors[wanted])
         for memory in memories:
             memory.settle()
+
+    def _far(self, vectors: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """What `look` saw → B×1×size×size distances."""
+        found = zip(self.memories, vectors, wanted, strict=True)
+        return self._joined([memory(v, w) for memory, v, w in found])
 
     def region(self, images: Tensor) -> Tensor:
         prepared = self.backbone.prepare(images, self.grids[0])
@@ -95,7 +130,7 @@ class FeatureNeighbours(Detector):
         return F.interpolate(mask, images.shape[-2:], mode="nearest")
 
     @torch.no_grad()
-    def look(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def look(self, images: Tensor) -> Look:
         """For each grid: unit vectors B×N×C, and which of them pass the gate, B×N bool."""
         prepared = self.backbone.prepare(images, self.grids[0])
         attention, features = self.backbone.attend(prepared, blocks=self.blocks)
@@ -112,6 +147,13 @@ class FeatureNeighbours(Detector):
         """Mean of the B×N maps of the grids, enlarged: B×1×size×size."""
         grids = zip(distances, self.grids, strict=True)
         return torch.stack([self.enlarge(d.view(-1, 1, g, g)) for d, g in grids]).mean(0)
+
+
+def turned(images: Tensor, copies: int) -> Iterator[Tensor]:
+    """B×3×S×S as they are, then turned by quarters, then these mirrored: so many of them."""
+    for copy in range(copies):
+        moved = images.rot90(copy % 4, (2, 3))
+        yield moved.flip(3) if copy >= 4 else moved
 
 
 def unit_vectors(features: Sequence[Tensor], pool: int = 1) -> Tensor:

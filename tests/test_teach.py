@@ -1,0 +1,90 @@
+"""`inspect --train-on`: good parts, one or more, in place of weights."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import vision
+from data.images import read_rgb, write_png
+from data.synthetic import write_mvtec
+from vision.cli import infer
+from vision.run import teach
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("parts")
+    write_mvtec(root, train=12, good=3, bad=6, size=64)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe, over a tiny random ViT."""
+    recipe = yaml.safe_load((vision.configs() / teach.RECIPE).read_text())
+    backbone = {"name": "vit_tiny_patch16_224", "weights": "none"}
+    arguments = recipe["model"]["net"]["init_args"]
+    arguments["backbone"]["init_args"] = backbone
+    arguments |= {"grids": [6], "size": 96}
+    own = tmp_path / "few.yaml"
+    own.write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(teach, "RECIPE", str(own))
+
+
+def good(parts: Path, folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for path in sorted((parts / "train" / "good").iterdir())[:count]:
+        write_png(folder / path.name, read_rgb(path))
+    return folder
+
+
+def inspect(parts: Path, folder: Path, out: Path) -> int:
+    call = ["inspect", str(parts / "test"), "--train-on", str(folder), "-o", str(out), "--quiet"]
+    return infer(call)
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_from_few_pictures(parts: Path, tmp_path: Path, count: int) -> None:
+    folder, out = good(parts, tmp_path / "good", count), tmp_path / "out"
+    assert inspect(parts, folder, out) == 0
+    with (out / "scores.csv").open() as file:
+        scores = [float(row["score"]) for row in csv.DictReader(file)]
+    assert len(scores) == len([*(parts / "test").rglob("*.png")])
+    assert all(0 <= score < 1 for score in scores)
+    again = vision.load(out / "detector.ckpt")
+    (seen,) = again.predict([read_rgb(sorted(folder.iterdir())[0])])
+    assert seen.verdict == "good"
+
+
+def test_what_was_seen_is_kept(parts: Path, tmp_path: Path) -> None:
+    folder, out = good(parts, tmp_path / "good", 4), tmp_path / "out"
+    assert inspect(parts, folder, out) == 0
+    detector = out / "detector.ckpt"
+    first = detector.stat().st_mtime_ns
+    assert inspect(parts, folder, out) == 0
+    assert detector.stat().st_mtime_ns == first
+    write_png(sorted(folder.iterdir())[0], np.zeros((64, 64, 3), np.uint8))
+    assert inspect(parts, folder, out) == 0
+    assert detector.stat().st_mtime_ns != first
+
+
+@pytest.mark.parametrize("call", [[], ["--weights", "a.ckpt", "--train-on", "good"]])
+def test_one_of_the_two(
+    parts: Path, tmp_path: Path, call: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infer(["inspect", str(parts / "test"), "-o", str(tmp_path / "out"), *call]) == 2
+    assert "Name a folder of good ones with --train-on, or --weights" in capsys.readouterr().err
+
+
+def test_no_good_parts(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good").mkdir()
+    assert inspect(parts, tmp_path / "good", tmp_path / "out") == 2
+    assert str(tmp_path / "good") in capsys.readouterr().err
+    assert inspect(parts, tmp_path / "nowhere", tmp_path / "out") == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+    assert not (tmp_path / "out" / "detector.ckpt").exists()

@@ -1,0 +1,72 @@
+"""A detector from good parts alone, without training: what `inspect --train-on` makes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import vision
+from vision.anomaly import Scorer
+from vision.layers.state import read_checkpoint
+from vision.run.weights import build
+from vision.tasks.anomaly import AnomalyTask
+from vision.tasks.datamodule import AnomalyData
+
+RECIPE = "anomaly/few.yaml"
+COPIES = ((16, 8), (64, 4))
+"""Up to so many good parts, so many mirrored and turned copies of each are remembered; ours: with
+few parts a copy shows what another part might look like, and costs little."""
+
+
+def learn(folder: Path, target: Path, device: str) -> Path:
+    """Remember the good parts of `folder`, calibrate on them, and write the detector to `target`.
+
+    Nothing is done where `target` is that already, of the same pictures and recipe.
+
+    Raises:
+        ValueError: no folder, or no picture that can be read.
+    """
+    recipe = yaml.safe_load((vision.configs() / RECIPE).read_text())
+    spec, settings = recipe["model"], recipe["data"]
+    data = AnomalyData(**{**settings, "root": str(folder)})
+    paths = data.good_paths
+    copies = next((copies for most, copies in COPIES if len(paths) <= most), 1)
+    spec["net"]["init_args"]["copies"] = copies
+    taught = _digest(spec, folder, paths)
+    if target.exists() and _said(target).get("taught") == taught:
+        return target
+    net: Any = build(spec["net"])
+    task = AnomalyTask(net, scorer=Scorer("features"))
+    task.hparams.update({**spec, "taught": taught})
+    data.size = net.input_size
+    data.setup("fit")
+    task.to(device)
+    task.finish(data)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".part")
+    task.cpu().save(unfinished)
+    os.replace(unfinished, target)
+    return target
+
+
+def _said(checkpoint: Path) -> Mapping[str, Any]:
+    """Its hyperparameters; none of a file that is no checkpoint of ours."""
+    try:
+        return read_checkpoint(checkpoint).get("hyper_parameters", {})
+    except ValueError:
+        return {}
+
+
+def _digest(spec: Any, folder: Path, paths: list[Path]) -> str:
+    """The same for the same pictures, recipe and version."""
+    digest = hashlib.sha256(f"{vision.__version__} {json.dumps(spec)}".encode())
+    for path in paths:
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
