@@ -27,9 +27,11 @@ from vision.report.mesh import overlay, seen_from
 
 SETS = {
     "people": ["--train", "6000", "--val", "100", "--test", "150", "--size", "224", "--most", "3",
-               "--farthest", "4"],
+               "--farthest", "3.5"],
     "clips": ["--train", "600", "--val", "40", "--test", "60", "--size", "224", "--most", "3",
-              "--farthest", "4", "--frames", "8"],
+              "--farthest", "3.5", "--frames", "8"],
+    "near": ["--train", "3000", "--val", "100", "--test", "200", "--size", "448", "--most", "1",
+             "--farthest", "2.5"],
 }  # fmt: skip
 ROWS = {
     "multihmr_light": ("multihmr_light", "people", []),
@@ -37,9 +39,9 @@ ROWS = {
     "coordformer_light, frames apart": (
         "coordformer_light", "clips", ["--model.net.init_args.temporal", "false"],
     ),
-    "osx_light": ("osx_light", "people", []),
+    "osx_light": ("osx_light", "near", []),
     "osx_light, no decoder": (
-        "osx_light", "people", ["--model.net.init_args.decoder", "false"],
+        "osx_light", "near", ["--model.net.init_args.decoder", "false"],
     ),
 }  # fmt: skip
 COLUMNS = ("f1", "mpjpe", "pa_mpjpe", "pve", "hands", "face", "place", "acceleration")

@@ -201,6 +201,17 @@ def test_a_copy_has_a_net_of_its_own(tiny: Backbone) -> None:
     assert next(tiny.net.parameters()).dtype == torch.float32
 
 
+def test_tokens_and_blocks_in_one_pass(tiny: Backbone, tmp_path: Path) -> None:
+    net, images = copy.deepcopy(tiny), torch.rand(2, 3, 32, 32)
+    net.net.set_input_size((32, 32))
+    plain, blocks = net.tokens(images), net.pyramid(images, [3, 1])
+    net.remember(tmp_path)
+    for _ in ("asked", "remembered"):
+        found = net.tokens(images, [3, 1])
+        for told, wanted in zip(found, (*plain, *blocks), strict=True):
+            torch.testing.assert_close(told, wanted, atol=2e-3, rtol=1e-3)
+
+
 def test_what_is_remembered_is_not_asked_again(tiny: Backbone, tmp_path: Path) -> None:
     images = torch.rand(3, 3, 32, 32)
     net = copy.deepcopy(tiny)

@@ -39,6 +39,10 @@ def variant() -> MultiHMRAnny:
     return MultiHMRAnny(backbone(), SIZE, dim=32, depth=2, heads=2, head_dim=8)
 
 
+def with_middle() -> MultiHMRAnny:
+    return MultiHMRAnny(backbone(), SIZE, dim=32, depth=2, heads=2, head_dim=8, middle=5)
+
+
 @pytest.fixture(scope="module")
 def images() -> Tensor:
     return torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -59,7 +63,7 @@ def test_shapes(body: str, images: Tensor) -> None:
     assert (seen.people.place[:, 2] > 0).all()
 
 
-@pytest.mark.parametrize("make", [small, variant])
+@pytest.mark.parametrize("make", [small, variant, with_middle])
 def test_every_parameter_gets_a_gradient(make: type, images: Tensor) -> None:
     net = shaken(make())
     seen = net(images, CAMERA, AT)

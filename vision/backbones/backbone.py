@@ -154,10 +154,11 @@ class Backbone(nn.Module):
         by_block = dict(zip(chosen, maps, strict=True))
         return [by_block[b] for b in wanted]
 
-    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def tokens(self, images: Tensor, blocks: Sequence[int] = ()) -> tuple[Tensor, ...]:
         """A ViT's class token and patch tokens after its last norm, as B×C and B×C×h×w.
 
-        `images` are normalised (`prepare`).
+        And the feature maps of further blocks, as from `pyramid`. `images` are normalised
+        (`prepare`).
 
         Raises:
             ValueError: the backbone has no class token.
@@ -168,10 +169,20 @@ class Backbone(nn.Module):
                 f"backbone {self.name} has no class token; use a ViT such as"
                 " vit_small_patch14_dinov2"
             )
-        (tokens,) = self._said(images, "tokens", lambda x: [net.forward_features(x)])
-        # B×(prefix + h·w)×C
+        wanted = [self._index(b) for b in blocks]
+
+        def say(x: Tensor) -> list[Tensor]:
+            if not wanted:
+                return [net.forward_features(x)]
+            chosen = sorted(set(wanted))
+            told: Any = net.forward_intermediates(x, indices=chosen, output_fmt="NCHW")
+            last, maps = told
+            return [last, *(maps[chosen.index(b)] for b in wanted)]
+
+        what = f"tokens, blocks {wanted}" if wanted else "tokens"
+        tokens, *maps = self._said(images, what, say)  # B×(prefix + h·w)×C, …
         grid = [side // self.patch for side in images.shape[-2:]]
-        return tokens[:, 0], tokens[:, net.num_prefix_tokens :].mT.unflatten(-1, grid)
+        return tokens[:, 0], tokens[:, net.num_prefix_tokens :].mT.unflatten(-1, grid), *maps
 
     def attend(
         self, images: Tensor, block: int = -1, blocks: Sequence[int] = ()

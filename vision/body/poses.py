@@ -26,21 +26,27 @@ LIMITS: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
 }
 CURLS = {"thumb": (-5, 40), **dict.fromkeys(("index", "middle", "ring", "pinky"), (-5, 80))}
 """Degrees by which each of a finger's three joints bends towards the palm."""
-STANCES: dict[str, dict[str, tuple[int, int, int]]] = {
-    # Where the draw begins, by joints of either side or of both.
-    "standing": {"shoulder": (0, 0, -45)},
-    "walking": {
-        "shoulder": (0, 0, -45),
-        "left_hip": (-25, 0, 0),
-        "right_hip": (15, 0, 0),
-        "right_knee": (25, 0, 0),
-    },
-    "sitting": {"shoulder": (0, -20, -30), "hip": (-85, 0, 10), "knee": (85, 0, 0)},
-    "reaching": {"shoulder": (0, -30, 50), "elbow": (0, -40, 0)},
-    "anything": {"shoulder": (0, -20, 0)},
+STANCES: dict[str, tuple[float, dict[str, tuple[int, int, int]]]] = {
+    # How often; and where the draw begins, by joints of either side or of both.
+    "standing": (0.3, {"shoulder": (0, 0, -45)}),
+    "walking": (
+        0.25,
+        {
+            "shoulder": (0, 0, -45),
+            "left_hip": (-25, 0, 0),
+            "right_hip": (15, 0, 0),
+            "right_knee": (25, 0, 0),
+        },
+    ),
+    "talking": (0.15, {"shoulder": (-10, -15, -40), "elbow": (0, -75, 0)}),
+    "sitting": (0.15, {"shoulder": (0, -20, -30), "hip": (-85, 0, 10), "knee": (85, 0, 0)}),
+    "reaching": (0.1, {"shoulder": (0, -30, 50), "elbow": (0, -40, 0)}),
+    "anything": (0.05, {"shoulder": (0, -20, 0)}),
 }
+SHARES = [share for share, _ in STANCES.values()]
 BENT = {"elbow": (0, -25, 0)}
 """Of all stances that say nothing else."""
+SWAPPED = {"left_": "right_", "right_": "left_", "": ""}
 
 
 CurlAxes = dict[tuple[str, str], np.ndarray]
@@ -70,15 +76,20 @@ def find_curl_axes(body: BodyModel) -> CurlAxes:
 
 
 def draw_pose(rng: np.random.Generator, body: BodyModel, curl_axes: CurlAxes) -> np.ndarray:
-    """J×3 rotation vectors of `body`, standing in a world where y points up."""
-    stance = BENT | STANCES[str(rng.choice([*STANCES]))]
-    strength = rng.uniform(0.15, 0.8)
+    """J×3 rotation vectors of `body`, standing in a world where y points up.
+
+    Most people stand, walk, talk or sit, near to how they do; a few reach for something or move
+    every joint as far as it goes. Shares are ours, by what photographs show.
+    """
+    stance = BENT | STANCES[str(rng.choice([*STANCES], p=SHARES))][1]
+    strength, swapped = 0.1 + 0.6 * rng.beta(1, 2), rng.random() < 0.5
     vectors = np.zeros((len(body.parents), 3))
     for name, limits in LIMITS.items():
         low, high = np.array(limits).T
         sided = f"left_{name}" in body.joint_names
         for side in ("left_", "right_") if sided else ("",):
-            base = np.array(stance.get(f"{side}{name}", stance.get(name, (0, 0, 0))))
+            one = SWAPPED[side] if swapped else side
+            base = np.array(stance.get(f"{one}{name}", stance.get(name, (0, 0, 0))))
             moved = base + strength * (high - low) / 2 * rng.triangular(-1, 0, 1, 3)
             mirror = (1, -1, -1) if side == "right_" else (1, 1, 1)
             joint = body.joint(f"{side}{name}")

@@ -189,16 +189,20 @@ class SpatialTemporalDecoder(nn.Module):
 
 
 class Features(nn.Module):
-    """The backbone's last four maps as one, with two maps of coordinates (ROMP's).
+    """Four maps of the backbone as one, with two maps of coordinates (ROMP's).
 
-    The paper takes what its backbones give. Ours takes any pyramid: a 1×1 convolution for each map,
-    a sum at the size of the grid, and a 3×3 convolution.
+    Of a pyramid the last four, strides 4 to 32 in timm's; of a plain ViT four blocks from its
+    middle to its end. The paper takes what its backbones give. Ours takes any of timm's: a 1×1
+    convolution for each map, a sum at the size of the grid, and a 3×3 convolution.
     """
 
     def __init__(self, backbone: Backbone, dim: int, grid: int) -> None:
         super().__init__()
         self.backbone, self.grid = backbone, grid
-        self.blocks = range(-min(4, backbone.blocks), 0)  # strides 4 to 32 in timm's pyramids
+        count = backbone.blocks
+        last = range(max(0, count - 4), count)
+        plain = count >= 6 and len(set(backbone.channels)) == 1
+        self.blocks = [count * part // 6 - 1 for part in (3, 4, 5, 6)] if plain else [*last]
         self.lateral = nn.ModuleList(nn.Conv2d(backbone.channels[b], dim, 1) for b in self.blocks)
         # Norms over channels alone: over the picture, they would tie people to each other.
         self.fuse = nn.Sequential(nn.Conv2d(dim + 2, dim, 3, padding=1), LayerNorm2d(dim))

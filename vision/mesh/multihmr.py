@@ -152,7 +152,12 @@ class _OneShot(nn.Module):
     depth_number: Any
 
     def __init__(
-        self, backbone: Backbone, size: int, body: BodyName, joints: tuple[str, ...]
+        self,
+        backbone: Backbone,
+        size: int,
+        body: BodyName,
+        joints: tuple[str, ...],
+        middle: int | None = None,
     ) -> None:
         super().__init__()
         if body not in self.BODIES:
@@ -166,21 +171,30 @@ class _OneShot(nn.Module):
             body, joints, "pictures", (size, size), "head", about_bones=body == "anny_makehuman"
         )
         dim = backbone.channels[-1]
+        self.middle = () if middle is None else (middle,)
+        self.normal = nn.LayerNorm(backbone.width(self.middle)) if self.middle else None
         self.detect = _mlp(dim, dim, 1)
         # A score of 0.01 everywhere, so that the many patches of nobody do not rule the first steps
         # (Lin et al., "Focal Loss", 3.3).
         _begin(self.detect, -math.log(99))
 
     def see(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """B×3×S×S RGB in [0, 1] → class tokens B×D, patches B×D×g×g, heat B×g×g."""
+        """B×3×S×S RGB in [0, 1] → class tokens B×D, patches B×D×g×g, heat B×g×g.
+
+        Where the decoder sees a block from the middle too, its patches follow the D numbers.
+        """
         if images.shape[1:] != (3, self.size, self.size):
             raise ValueError(
                 f"pictures of {tuple(images.shape[1:])}; give 3×{self.size}×{self.size}, padded to"
                 " a square and resized"
             )
         normal = (images - self.backbone.mean) / self.backbone.std
-        cls, patches = self.backbone.tokens(normal)
-        return cls, patches, self.detect(patches.movedim(1, -1))[..., 0]
+        cls, patches, *middle = self.backbone.tokens(normal, self.middle)
+        heat = self.detect(patches.movedim(1, -1))[..., 0]
+        if self.normal is not None:
+            own = self.normal(middle[0].movedim(1, -1)).movedim(-1, 1)
+            patches = torch.cat([patches, own], 1)
+        return cls, patches, heat
 
     def cells(self, heat: Tensor, at: Cells | None, threshold: float) -> tuple[Cells, Tensor]:
         """Those asked for, or else those that stand out; and their scores."""
@@ -344,6 +358,9 @@ class MultiHMRAnny(_OneShot):
         order: of the six numbers of a rotation.
         body: `anny`; or `anny_makehuman`, for released checkpoints, whose bones turn about their
             own axes and whose root turns a body that lies on its back.
+        middle: a block of the ViT whose patches the decoder sees beside the last one's. Ours: how
+            somebody stands and where he faces is told worse by the last tokens of a frozen DINOv2,
+            which say what is there, than by those of its middle.
 
     Raises:
         ValueError: a size that is no multiple of the patch; no such body.
@@ -363,13 +380,14 @@ class MultiHMRAnny(_OneShot):
         head_dim: int = 32,
         order: Order = "rows",
         body: Literal["anny", "anny_makehuman"] = "anny",
+        middle: int | None = None,
     ) -> None:
         backbone = backbone or Backbone("vit_small_patch14_dinov2", weights="none", frozen=False)
-        super().__init__(backbone, size, body, tuple(joints))
+        super().__init__(backbone, size, body, tuple(joints), middle)
         self.order: Order = order
         width = backbone.channels[-1]
         self.fov = _mlp(width, width, 1)
-        self.to_token = nn.Linear(width, dim)
+        self.to_token = nn.Linear(width + backbone.width(self.middle), dim)
         self.decoder = Decoder(dim, dim, depth, heads, head_dim, 4 * dim)
         self.offset, self.dist = _mlp(dim, dim, 2), _mlp(dim, dim, 1)
         self.pose = _mlp(dim, dim, 6 * len(self.spec.joints))
