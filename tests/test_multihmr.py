@@ -20,7 +20,9 @@ from vision.body import AnnyMakeHuman
 from vision.body.camera import intrinsics
 from vision.mesh import MultiHMR, MultiHMRAnny
 from vision.mesh.grid import assign, peaks
-from vision.mesh.multihmr import RELEASED, RELEASED_ANNY, Decoder, rays, sines
+from vision.mesh.multihmr import RELEASED, Decoder, rays
+from vision.mesh.multihmr_anny import RELEASED as RELEASED_ANNY
+from vision.mesh.multihmr_anny import sines
 from vision.mesh.people import stand
 from vision.run.mesh import MeshPredictor
 

@@ -23,14 +23,13 @@ from vision.body import Anny
 from vision.body.camera import intrinsics, project
 from vision.layers.state import misfits
 from vision.mesh.crops import CROP, FOCAL, crop_of, cut_out, real_place, towards
+from vision.mesh.deformable import DeformableAttention, sines
 from vision.mesh.osx import (
     OSX,
-    DeformableAttention,
     Encoder,
     Levels,
     OSXPeople,
     sample,
-    sines,
     soft_argmax,
 )
 from vision.mesh.people import SHARED, stand

@@ -315,14 +315,6 @@ class CoordFormer(nn.Module):
         nn.init.constant_(self.heat.bias, -2.2)  # a chance of 0.1, before anything is learned
         self.to(memory_format=torch.channels_last)
 
-    @classmethod
-    def light(cls, body: Literal["anny", "smplx", "smpl"] = "anny") -> CoordFormer:
-        """One that two CPU cores can train."""
-        return cls(
-            Backbone("resnet18", "none", frozen=False), size=224, grid=28, body=body,
-            shape=len(ANNY) if body == "anny" else 10, dim=64, heads=4, depth=1, mlp=256,
-        )  # fmt: skip
-
     def forward(
         self, clips: Tensor, camera: Tensor, at: Cells | None = None, threshold: float = 0.2
     ) -> ClipPeople:

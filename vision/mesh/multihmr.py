@@ -22,8 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.backbones import Backbone
-from vision.body import AnnyMakeHuman
-from vision.body.anny import MAKEHUMAN_AXES
 from vision.body.camera import unproject
 from vision.body.rotations import Order, from_6d, to_6d
 from vision.mesh.grid import Cells, assign, peaks
@@ -145,7 +143,7 @@ class Decoder(nn.Module):
         return laid[at[0], place]
 
 
-class _OneShot(nn.Module):
+class OneShot(nn.Module):
     """What both variants share: pictures in, patches of heads, people at them."""
 
     BODIES: tuple[str, ...] = ("anny", "smplx")
@@ -173,10 +171,10 @@ class _OneShot(nn.Module):
         dim = backbone.channels[-1]
         self.middle = () if middle is None else (middle,)
         self.normal = nn.LayerNorm(backbone.width(self.middle)) if self.middle else None
-        self.detect = _mlp(dim, dim, 1)
+        self.detect = two_layers(dim, dim, 1)
         # A score of 0.01 everywhere, so that the many patches of nobody do not rule the first steps
         # (Lin et al., "Focal Loss", 3.3).
-        _begin(self.detect, -math.log(99))
+        begin(self.detect, -math.log(99))
 
     def see(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """B×3×S×S RGB in [0, 1] → class tokens B×D, patches B×D×g×g, heat B×g×g.
@@ -211,7 +209,7 @@ class _OneShot(nn.Module):
         return (torch.stack([at[2], at[1]], -1) + 0.5 + offset) * self.step
 
 
-class MultiHMR(_OneShot):
+class MultiHMR(OneShot):
     """The net of the paper.
 
     Args:
@@ -249,7 +247,7 @@ class MultiHMR(_OneShot):
         pose = 6 * len(self.spec.joints)
         width = backbone.channels[-1]
         context = width + RAY_CHANNELS
-        self.offset = _mlp(width, width, 2)
+        self.offset = two_layers(width, width, 2)
         # Human Prediction Head
         self.query_rows, self.query_columns, self.key_rows, self.key_columns = (
             nn.Parameter(0.2 * torch.randn(self.grid, context)) for _ in range(4)
@@ -262,8 +260,8 @@ class MultiHMR(_OneShot):
         self.expression = nn.Linear(dim, expressions) if expressions else None
         for layer in (self.pose, self.shape, self.camera, self.expression):
             if layer is not None:
-                _begin(layer, std=0.002)  # near the mean person; ours
-        self.register_buffer("mean_pose", _standing(len(self.spec.joints)))
+                begin(layer, std=0.002)  # near the mean person; ours
+        self.register_buffer("mean_pose", standing(len(self.spec.joints)))
         self.register_buffer("mean_shape", torch.full((shapes,), 0.5 if body == "anny" else 0.0))
         # 4 m away, where people in photographs are; ours. Released: 0.9, 0, 0 from SPIN.
         self.register_buffer("mean_camera", torch.tensor([math.log(4.0), 0, 0]))
@@ -324,7 +322,7 @@ class MultiHMR(_OneShot):
         head = "x_attention_head.transformer.transformer.layers"
         out = state[f"{head}.0.0.fn.to_out.0.weight"]
         return {
-            "backbone": _dinov2(state, "backbone.encoder."),
+            "backbone": dinov2(state, "backbone.encoder."),
             "size": 14 * len(state["x_attention_head.cross_queries_x"]),
             "dim": out.shape[0],
             "depth": len({key.split(".")[4] for key in state if key.startswith(f"{head}.")}),
@@ -337,152 +335,11 @@ class MultiHMR(_OneShot):
 
     def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a released checkpoint by our names."""
-        found = _renamed(state, RELEASED)
+        found = renamed(state, RELEASED, NOT_OURS)
         found["start"] = found["start"].flatten()
         for name in ("mean_pose", "mean_shape", "mean_camera"):
             found[name] = found[name].flatten()
-        return _resampled(found, self.grid)
-
-
-class MultiHMRAnny(_OneShot):
-    """The variant released for Anny: it finds the field of view too.
-
-    Simpler than the paper's: no rays, one learned map of patches to tokens with fixed sines for
-    their places, a longer decoder.
-
-    Args:
-        backbone: any ViT with a class token; DINOv2's ViT-S/14 by default, random.
-        size: of a side of the pictures, in pixels.
-        joints: whose rotations it gives.
-        dim, depth, heads, head_dim: of the decoder; its MLP has 4·dim.
-        order: of the six numbers of a rotation.
-        body: `anny`; or `anny_makehuman`, for released checkpoints, whose bones turn about their
-            own axes and whose root turns a body that lies on its back.
-        middle: a block of the ViT whose patches the decoder sees beside the last one's. Ours: how
-            somebody stands and where he faces is told worse by the last tokens of a frozen DINOv2,
-            which say what is there, than by those of its middle.
-
-    Raises:
-        ValueError: a size that is no multiple of the patch; no such body.
-    """
-
-    BODIES = ("anny", "anny_makehuman")
-    finds_camera = True
-
-    def __init__(
-        self,
-        backbone: Backbone | None = None,
-        size: int = 672,
-        joints: tuple[str, ...] = SHARED,
-        dim: int = 512,
-        depth: int = 8,
-        heads: int = 16,
-        head_dim: int = 32,
-        order: Order = "rows",
-        body: Literal["anny", "anny_makehuman"] = "anny",
-        middle: int | None = None,
-    ) -> None:
-        backbone = backbone or Backbone("vit_small_patch14_dinov2", weights="none", frozen=False)
-        super().__init__(backbone, size, body, tuple(joints), middle)
-        self.order: Order = order
-        width = backbone.channels[-1]
-        self.fov = _mlp(width, width, 1)
-        self.to_token = nn.Linear(width + backbone.width(self.middle), dim)
-        self.decoder = Decoder(dim, dim, depth, heads, head_dim, 4 * dim)
-        self.offset, self.dist = _mlp(dim, dim, 2), _mlp(dim, dim, 1)
-        self.pose = _mlp(dim, dim, 6 * len(self.spec.joints))
-        self.shape = _mlp(dim, dim, 6)
-        _begin(self.pose, std=0.002)
-        # Somebody 4 m away, seen with 60°; ours.
-        _begin(self.dist, math.log(size / 2 / math.tan(math.radians(FOV) / 2) / 4), std=0.002)
-        _begin(self.fov, -math.log(180 / FOV - 1))
-        self.register_buffer("places", sines(dim, self.grid), persistent=False)
-        self.register_buffer("mean_pose", _standing(len(self.spec.joints), order))
-
-    places: Tensor
-    mean_pose: Tensor
-
-    def forward(
-        self,
-        images: Tensor,
-        camera: Tensor | None = None,
-        at: Cells | None = None,
-        threshold: float = 0.3,
-    ) -> Seen:
-        """As of `MultiHMR`; without a camera, the one that it finds."""
-        cls, patches, heat = self.see(images)
-        at, score = self.cells(heat, at, threshold)
-        fov = math.pi * self.fov(cls)[:, 0].sigmoid()
-        if camera is None:
-            camera = self.found_camera(fov)
-        tokens = self.to_token(patches.movedim(1, -1)) + self.places  # B×g×g×D
-        out = self.decoder(tokens[at], tokens.movedim(-1, 1), at)
-        offset, depth = self.offset(out), self.dist(out)[:, 0]
-        rotations = from_6d((self.pose(out) + self.mean_pose).unflatten(1, (-1, 6)), self.order)
-        if self.spec.about_bones:
-            standing = rotations.new_tensor(MAKEHUMAN_AXES).mT
-            rotations = torch.cat([rotations[:, :1] @ standing, rotations[:, 1:]], 1)
-        own = camera[at[0]]
-        far = own[:, 0, 0] / depth.exp().clamp(min=1e-5)
-        place = unproject(self.head(at, offset)[:, None], far[:, None], own)[:, 0]
-        people = People(at[0], score, rotations, self.shape(out).sigmoid(), place)
-        return Seen(people, heat, at, offset, depth, camera, fov)
-
-    def found_camera(self, fov: Tensor) -> Tensor:
-        """B angles → B×3×3 intrinsics, of a camera that looks at the middle."""
-        camera = torch.eye(3, device=fov.device, dtype=fov.dtype).repeat(len(fov), 1, 1)
-        camera[:, 0, 0] = camera[:, 1, 1] = self.size / 2 / (fov / 2).tan()
-        camera[:, :2, 2] = self.size / 2
-        return camera
-
-    def depth_number(self, depth: Tensor, camera: Tensor) -> Tensor:
-        """What `Seen.depth` is for heads N metres away under N×3×3 intrinsics."""
-        return (camera[:, 0, 0] / depth).log()
-
-    @classmethod
-    def describe(cls, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-        """Arguments that build the net of a released checkpoint, None if it is none.
-
-        Raises:
-            ValueError: a mask of other bones than MakeHuman's.
-        """
-        if "encoder.mlp_fov_unique.0.weight" not in state:
-            return None
-        head = "decoder.transformer.layers"
-        out = state[f"{head}.0.0.fn.to_out.0.weight"]
-        heads = 16  # leaves no trace in the tensors; the one that is published has 16
-        names = AnnyMakeHuman().joint_names
-        mask = state["useful_rotmat"].flatten()
-        if len(mask) != len(names) or not mask.eq(mask.bool()).all():
-            raise ValueError(f"useful_rotmat has not {len(names)} values of 0 or 1")
-        return {
-            "backbone": _dinov2(state, "encoder.backbone."),
-            "size": 14 * math.isqrt(len(state["dec_pos_emb"])),
-            "joints": tuple(name for name, turns in zip(names, mask, strict=True) if turns),
-            "dim": out.shape[0],
-            "depth": len({key.split(".")[3] for key in state if key.startswith(f"{head}.")}),
-            "heads": heads,
-            "head_dim": out.shape[1] // heads,
-            "body": "anny_makehuman",
-        }
-
-    def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a released checkpoint by our names.
-
-        Left out are bones that its mask keeps still, and the last 5 of its 11 phenotypes, which no
-        body of it has. Its pose head sees the mean pose beside each token; that is the same for
-        all, so it goes into the first layer's bias.
-        """
-        found = _renamed(state, RELEASED_ANNY)
-        mean, mask = found["mean_pose"].flatten(), state["useful_rotmat"].flatten().bool()
-        own, constant = found["pose.0.weight"].tensor_split([-len(mean)], 1)
-        found |= {"mean_pose": mean, "pose.0.weight": own}
-        found["pose.0.bias"] = found["pose.0.bias"] + constant @ mean
-        for name in ("mean_pose", "pose.2.weight", "pose.2.bias"):
-            found[name] = found[name].unflatten(0, (-1, 6))[mask].flatten(0, 1)
-        for name in ("shape.2.weight", "shape.2.bias"):
-            found[name] = found[name][:6]
-        return _resampled(found, self.grid)
+        return resampled(found, self.grid)
 
 
 # ---- parts
@@ -501,21 +358,12 @@ def rays(camera: Tensor, grid: int, step: int, swapped: bool) -> Tensor:
     return torch.cat([ray, waves.sin(), waves.cos()], -1).mT.unflatten(-1, (grid, grid))
 
 
-def sines(dim: int, grid: int) -> Tensor:
-    """g×g×D: a quarter each of sines and cosines of the column, then of the row."""
-    turns = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    angle = torch.arange(grid)[:, None] * turns
-    line = torch.cat([angle.sin(), angle.cos()], 1).float()  # g×D/2
-    across, down = line[None].expand(grid, -1, -1), line[:, None].expand(-1, grid, -1)
-    return torch.cat([across, down], -1)
-
-
-def _mlp(*widths: int) -> nn.Sequential:
+def two_layers(*widths: int) -> nn.Sequential:
     first, middle, last = widths
     return nn.Sequential(nn.Linear(first, middle), nn.ReLU(), nn.Linear(middle, last))
 
 
-def _begin(net: nn.Module, bias: float = 0.0, std: float | None = None) -> None:
+def begin(net: nn.Module, bias: float = 0.0, std: float | None = None) -> None:
     """Start a layer, or the last one of several, at `bias`."""
     layer = [*net.modules()][-1]
     assert isinstance(layer, nn.Linear)
@@ -524,7 +372,7 @@ def _begin(net: nn.Module, bias: float = 0.0, std: float | None = None) -> None:
         nn.init.trunc_normal_(layer.weight, std=std)
 
 
-def _standing(joints: int, order: Order = "columns") -> Tensor:
+def standing(joints: int, order: Order = "columns") -> Tensor:
     """6·R numbers of somebody who stands upright and looks into the camera."""
     still = torch.eye(3).repeat(joints, 1, 1)
     still[0] = torch.diag(torch.tensor([1.0, -1, -1]))
@@ -533,6 +381,7 @@ def _standing(joints: int, order: Order = "columns") -> Tensor:
 
 # ---- released checkpoints
 
+Names = tuple[tuple[str, str], ...]
 RELEASED = (
     ("backbone.encoder.", "backbone.net."),
     ("mlp_classif.", "detect."),
@@ -552,18 +401,6 @@ RELEASED = (
     ("x_attention_head.init_betas", "mean_shape"),
     ("x_attention_head.init_cam", "mean_camera"),
 )
-RELEASED_ANNY = (
-    ("encoder.backbone.", "backbone.net."),
-    ("encoder.mlp_det.", "detect."),
-    ("encoder.mlp_fov_unique.", "fov."),
-    ("dec_to_token.", "to_token."),
-    ("decoder.transformer.layers.", "decoder.layers."),
-    ("mlp_offset.", "offset."),
-    ("mlp_pose.", "pose."),
-    ("mlp_shape.", "shape."),
-    ("mlp_dist.", "dist."),
-    ("init_body_pose", "mean_pose"),
-)
 NOT_OURS = (
     # The body model, which users have from its authors; a token for pictures with holes, which
     # DINOv2 was trained with; means of what no head adds them to.
@@ -571,20 +408,16 @@ NOT_OURS = (
     "backbone.encoder.mask_token",
     "x_attention_head.init_betas_kid",
     "x_attention_head.init_expression",
-    # Of the variant for Anny: its body model, and constants.
-    "body_model.",
-    "encoder.backbone.mask_token",
-    "encoder.fov_max",
-    "dec_pos_emb",
-    "useful_rotmat",
-    "eye",
 )
 
 
-def _renamed(state: Mapping[str, Tensor], names: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+def renamed(
+    state: Mapping[str, Tensor], names: Names, left_out: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """By our names what begins with one of theirs, but for what begins with one of `left_out`."""
     found = {}
     for key, value in state.items():
-        if key.startswith(NOT_OURS):
+        if key.startswith(left_out):
             continue
         old, new = next(((o, n) for o, n in names if key.startswith(o)), ("", ""))
         name = new + key.removeprefix(old)
@@ -593,7 +426,7 @@ def _renamed(state: Mapping[str, Tensor], names: tuple[tuple[str, str], ...]) ->
     return found
 
 
-def _resampled(state: dict[str, Tensor], grid: int) -> dict[str, Tensor]:
+def resampled(state: dict[str, Tensor], grid: int) -> dict[str, Tensor]:
     """With DINOv2's places for a grid of this many patches, by its own formula."""
     places = state["backbone.net.pos_embed"]
     side = math.isqrt(places.shape[1] - 1)
@@ -605,6 +438,6 @@ def _resampled(state: dict[str, Tensor], grid: int) -> dict[str, Tensor]:
     return state | {"backbone.net.pos_embed": places}
 
 
-def _dinov2(state: Mapping[str, Tensor], prefix: str) -> Backbone:
+def dinov2(state: Mapping[str, Tensor], prefix: str) -> Backbone:
     size = {384: "small", 768: "base", 1024: "large"}[state[f"{prefix}cls_token"].shape[-1]]
     return Backbone(f"vit_{size}_patch14_dinov2", weights="none", frozen=False)
