@@ -15,27 +15,35 @@ from vision.layers.state import read_checkpoint
 
 
 def measured(config: Path, root: Path, run: Path, options: Sequence[str] = ()) -> dict[str, float]:
-    """Train, or go on with it, and test, unless that is done; and read the figures.
+    """Train, or go on with it, and test, unless that is done; and read the figures."""
+    last = trained(config, root, run, options)
+    common = ["--config", str(config), "--data.root", str(root)]
+    found = tested([*common, "--trainer.default_root_dir", str(last)], last)
+    steps = read_checkpoint(last / "model.ckpt")["global_step"]
+    return {**found, "minutes": minutes(run), "steps": steps}
+
+
+def trained(config: Path, root: Path, run: Path, options: Sequence[str] = ()) -> Path:
+    """The last sitting of a training that is done, or that is gone on with now.
 
     Folders 1, 2 … of `run` are its sittings, each from the last checkpoint of the one before.
     """
-    common = ["--config", str(config), "--data.root", str(root)]
     done = sittings(run)
     if not done or not (done[-1] / "model.ckpt").exists():
         folder = run / str(len(done) + 1)
         shutil.rmtree(folder, ignore_errors=True)  # it did not come to its first checkpoint
         # A checkpoint brings its own net and settings.
         resume = ["--ckpt_path", str(done[-1] / "last.ckpt")] if done else options
+        common = ["--config", str(config), "--data.root", str(root)]
         if train(["fit", *common, "--trainer.default_root_dir", str(folder), *resume]):
             raise SystemExit(f"{folder}: training was broken off; call again to go on")
-        done = sittings(run)
-    last = done[-1]
-    found = tested([*common, "--trainer.default_root_dir", str(last)], last)
-    minutes = sum(
-        (f / "last.ckpt").stat().st_mtime - (f / "config.yaml").stat().st_mtime for f in done
-    )
-    steps = read_checkpoint(last / "model.ckpt")["global_step"]
-    return {**found, "minutes": minutes / 60, "steps": steps}
+    return sittings(run)[-1]
+
+
+def minutes(run: Path) -> float:
+    """That its sittings took, up to their last checkpoints."""
+    ends = [(f / "config.yaml", f / "last.ckpt") for f in sittings(run)]
+    return sum(end.stat().st_mtime - begin.stat().st_mtime for begin, end in ends) / 60
 
 
 def sittings(run: Path) -> list[Path]:
