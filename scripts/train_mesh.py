@@ -44,7 +44,10 @@ ROWS = {
         "osx_light", "near", ["--model.net.init_args.decoder", "false"],
     ),
 }  # fmt: skip
-COLUMNS = ("f1", "mpjpe", "pa_mpjpe", "pve", "hands", "face", "place", "acceleration")
+COLUMNS = (
+    *("f1", "mpjpe", "pa_mpjpe", "pve", "hands", "face", "place"),
+    *("acceleration", "acceleration_in_space"),
+)
 MEANS = ("mpjpe_of_mean", "mpjpe_of_turned")
 SHOWN = (0, 3, 5)
 """Pictures of the test set."""

@@ -16,11 +16,13 @@ import yaml
 import vision
 from data.images import write_jpeg, write_png
 from data.people import RenderedPeople, collate_people
+from vision.body import create
+from vision.body.camera import intrinsics, project
 from vision.body.people import People, main
 from vision.cli import infer, train
 from vision.mesh import MultiHMRLoss
+from vision.mesh.people import SHARED, MeshSpec, Truth, stand
 from vision.mesh.people import People as Recovered
-from vision.mesh.people import Truth, stand
 from vision.run.mesh import MeshPredictor
 from vision.tasks.mesh import Found, MeshTask
 
@@ -133,7 +135,6 @@ def test_the_truth_itself_has_no_error(rendered: Path) -> None:
 
 
 def _offsets(task: MeshTask, truth: Truth, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    from vision.body.camera import project
 
     anchor = truth.joints[:, task.body.joint("head"), None]
     pixel = project(anchor, truth.camera)[:, 0]
@@ -141,9 +142,6 @@ def _offsets(task: MeshTask, truth: Truth, at: tuple[torch.Tensor, ...]) -> torc
 
 
 def test_somebody_missed_and_somebody_invented_count(rendered: Path) -> None:
-    from vision.body import create
-    from vision.mesh.people import SHARED, MeshSpec
-
     body = create("anny")
     data = RenderedPeople(rendered, "train", SIZE)
     batch = collate_people([data[0]])
@@ -165,6 +163,26 @@ def test_somebody_missed_and_somebody_invented_count(rendered: Path) -> None:
         means = found.means()
         assert means["precision"] == right
         assert means["recall"] == pytest.approx(right / many)
+
+
+def test_unrest_of_places_is_told_from_that_of_poses() -> None:
+    """A clip of somebody who keeps still, found with another depth in every second frame."""
+    body, frames = create("anny"), 4
+    pose, shape = body.still(frames).clone(), body.neutral_shape.expand(frames, -1)
+    pose[:, 0] = torch.diag(torch.tensor([1.0, -1, -1]))
+    camera = intrinsics(SIZE, SIZE).expand(frames, 3, 3)
+    place = torch.tensor([0.0, 0, 4]).repeat(frames, 1)
+    true = body(pose, shape, place)
+    whole = torch.tensor([0.0, 0, SIZE, SIZE]).expand(frames, 4)
+    picture, track = torch.arange(frames), torch.zeros(frames, dtype=torch.long)
+    truth = Truth(picture, pose, shape, *true, whole, camera, track)
+    place[::2, 2] += 0.01
+    found = Found()
+    people = Recovered(picture, torch.ones(frames), pose, shape, place)
+    found.add(people, body(pose, shape, place), truth, body)
+    means = found.means()
+    assert means["acceleration"] == pytest.approx(0, abs=1e-2)
+    assert means["acceleration_in_space"] == pytest.approx(20, rel=1e-2)
 
 
 # ---- use

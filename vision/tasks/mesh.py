@@ -218,8 +218,10 @@ class Found:
     MPJPE over 22 joints of the body that all body models share, from the pelvis; hands from the
     wrist and the face from the neck, over the vertices that follow them; `mpjpe_of_mean` is that of
     the average body that stands and looks into the camera, with its pelvis at the right place, and
-    `mpjpe_of_turned` that of the same turned as the person is. Errors of surfaces are left out
-    where the true ones are not known or of another model.
+    `mpjpe_of_turned` that of the same turned as the person is. Acceleration of tracks counts from
+    the pelvis, as in the tables of 3DPW (Kocabas et al., "VIBE", CVPR 2020), and in space, where
+    the unrest of places is in it too. Errors of surfaces are left out where the true ones are not
+    known or of another model.
 
     Args:
         regressors: of Human3.6M for the net's body model, 17×V, and for the true one: errors of
@@ -281,7 +283,10 @@ class Found:
             rows = (truth.track == who).nonzero()[:, 0]
             rows = rows[truth.picture[rows].argsort()]
             if len(rows) > 2 and (truth.picture[rows].diff() == 1).all():
-                self._note("acceleration", acceleration_error(joints[rows], wanted[rows]))
+                placed = joints[rows], wanted[rows]
+                centred = joints[rows] - origin[rows, None], wanted[rows] - true_origin[rows, None]
+                self._note("acceleration", acceleration_error(*centred))
+                self._note("acceleration_in_space", acceleration_error(*placed))
 
     def _note(self, name: str, values: Tensor) -> None:
         self.errors["hands" if name.endswith("hand") else name] += values.tolist()
