@@ -42,7 +42,7 @@ def variant() -> MultiHMRAnny:
 
 
 def with_middle() -> MultiHMRAnny:
-    return MultiHMRAnny(backbone(), SIZE, dim=32, depth=2, heads=2, head_dim=8, middle=5)
+    return MultiHMRAnny(backbone(), SIZE, dim=32, depth=2, heads=2, head_dim=8, middle=5, mixing=1)
 
 
 @pytest.fixture(scope="module")

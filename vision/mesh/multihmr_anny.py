@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from vision.backbones import Backbone
@@ -51,6 +52,8 @@ class MultiHMRAnny(OneShot):
         middle: a block of the ViT whose patches the decoder sees beside the last one's. Ours: how
             somebody stands and where he faces is told worse by the last tokens of a frozen DINOv2,
             which say what is there, than by those of its middle.
+        mixing: blocks of ConvNeXt over the patches before people are decoded. Ours: a patch of a
+            head then knows the body below it, which attention alone learns to find slowly.
 
     Raises:
         ValueError: a size that is no multiple of the patch; no such body.
@@ -71,6 +74,7 @@ class MultiHMRAnny(OneShot):
         order: Order = "rows",
         body: Literal["anny", "anny_makehuman"] = "anny",
         middle: int | None = None,
+        mixing: int = 0,
     ) -> None:
         backbone = backbone or Backbone("vit_small_patch14_dinov2", weights="none", frozen=False)
         super().__init__(backbone, size, body, tuple(joints), middle)
@@ -78,6 +82,9 @@ class MultiHMRAnny(OneShot):
         width = backbone.channels[-1]
         self.fov = two_layers(width, width, 1)
         self.to_token = nn.Linear(width + backbone.width(self.middle), dim)
+        self.mix = nn.Sequential(
+            *(ConvNeXtBlock(dim, mlp_ratio=2, ls_init_value=0.1) for _ in range(mixing))
+        )
         self.decoder = Decoder(dim, dim, depth, heads, head_dim, 4 * dim)
         self.offset, self.dist = two_layers(dim, dim, 2), two_layers(dim, dim, 1)
         self.pose = two_layers(dim, dim, 6 * len(self.spec.joints))
@@ -106,6 +113,7 @@ class MultiHMRAnny(OneShot):
         if camera is None:
             camera = self.found_camera(fov)
         tokens = self.to_token(patches.movedim(1, -1)) + self.places  # B×g×g×D
+        tokens = self.mix(tokens.movedim(-1, 1)).movedim(1, -1)
         out = self.decoder(tokens[at], tokens.movedim(-1, 1), at)
         offset, depth = self.offset(out), self.dist(out)[:, 0]
         rotations = from_6d((self.pose(out) + self.mean_pose).unflatten(1, (-1, 6)), self.order)
