@@ -82,9 +82,8 @@ class MultiHMRAnny(OneShot):
         width = backbone.channels[-1]
         self.fov = two_layers(width, width, 1)
         self.to_token = nn.Linear(width + backbone.width(self.middle), dim)
-        self.mix = nn.Sequential(
-            *(ConvNeXtBlock(dim, mlp_ratio=2, ls_init_value=0.1) for _ in range(mixing))
-        )
+        mix = (ConvNeXtBlock(dim, mlp_ratio=2, ls_init_value=0.1) for _ in range(mixing))
+        self.mix = nn.Sequential(*mix)
         self.decoder = Decoder(dim, dim, depth, heads, head_dim, 4 * dim)
         self.offset, self.dist = two_layers(dim, dim, 2), two_layers(dim, dim, 1)
         self.pose = two_layers(dim, dim, 6 * len(self.spec.joints))
