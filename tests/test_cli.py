@@ -195,7 +195,7 @@ def test_both_entrances_know_the_same_commands(capsys: pytest.CaptureFixture[str
     [
         ([], "required: COMMAND"),
         (["inspct"], "invalid choice: 'inspct'"),
-        (["inspect"], "required: input, -o/--out, --weights; see .* inspect --help"),
+        (["inspect"], "required: input, -o/--out; see .* inspect --help"),
         (["inspect", "x", "-o", "o", "--weights", "w", "--batch-size", "two"], "'two'"),
         (["inspect", "x", "-o", "o", "--weights", "w", "--batch-size", "0"], "--batch-size 0"),
         (["inspect", "x", "-o", "o", "--weights", "w", "--workers", "-1"], "--workers -1"),
@@ -205,7 +205,8 @@ def test_both_entrances_know_the_same_commands(capsys: pytest.CaptureFixture[str
         ),
         (["inspect", "x", "-o", "o", "--weights", "w", "--bogus"], "--bogus"),
         (["inspect", "x", "-o", "o", "--weights", "w"], "x: does not exist"),
-        (["inspect", "PARTS", "-o", "o", "--weights", "w"], "w: no such file; give the model.ckpt"),
+        (["inspect", "PARTS", "-o", "o", "--weights", "w"], "w: no such file, and no weights of"),
+        (["inspect", "PARTS", "-o", "o", "--weights", "w.pt"], "w.pt: no such file; give the mod"),
         (["inspect", "PARTS", "-o", "PARTS", "--weights", "w"], "is both the input and OUT"),
         (["inspect", "EMPTY", "-o", "o", "--weights", "w"], "no picture in this folder"),
         (["inspect", "PARTS", "-o", "o", "--weights", "FOREIGN"], "weights of another kind"),

@@ -210,7 +210,9 @@ def test_the_protocol_of_two_body_models(
 
 def test_the_protocol_of_smpl_itself(filmed: Path, batch: dict[str, Any]) -> None:
     folder = str(filmed / "body_models")
-    task = MeshTask(CoordFormer.light("smpl"), CoordFormerLoss(), folder)
+    backbone = Backbone("resnet18", "none", frozen=False)
+    net = CoordFormer(backbone, size=64, grid=16, body="smpl", dim=32, heads=2, depth=1, mlp=64)
+    task = MeshTask(net, CoordFormerLoss(), folder)
     task.regressors = str(filmed / "regressors")
     truth = task.truth(batch)
     found = Found(task._protocol())
