@@ -11,6 +11,7 @@ A finished training is not repeated, and one that was broken off goes on from it
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,7 @@ HELD_OUT = 40
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("bsds500", type=Path)
-    parser.add_argument("set5", type=Path)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
-    parser.add_argument("--runs", type=Path, default=Path("runs/light"))
-    arguments = parser.parse_args()
+    arguments = asked(ROWS, Path("runs/light"))
     table = Table("recipe", "minutes", "steps", "PSNR", "SSIM", "PSNR of input", "SSIM", "gain")
     for name in arguments.rows:
         photographs = laid_out(name, arguments)
@@ -51,6 +47,16 @@ def main() -> None:
     curves = {name: (arguments.runs / name, "val/psnr") for name in done}
     draw_curves(curves, "PSNR of held-out pictures, dB", Path("docs/training.png"))
     draw_pictures({name: arguments.runs / name for name in done}, Path("docs/restored.png"))
+
+
+def asked(rows: Iterable[str], runs: Path) -> argparse.Namespace:
+    """What the call says: where the photographs are, which rows, and where their runs are."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bsds500", type=Path)
+    parser.add_argument("set5", type=Path)
+    parser.add_argument("--rows", nargs="+", choices=[*rows], default=[*rows])
+    parser.add_argument("--runs", type=Path, default=runs)
+    return parser.parse_args()
 
 
 def laid_out(name: str, arguments: argparse.Namespace) -> Path:

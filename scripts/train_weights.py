@@ -10,21 +10,19 @@ repeated, and one that was broken off goes on from its last checkpoint. Seeds ar
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from compare import tested
 from rich.console import Console
 from rich.table import Table
 from sittings import minutes, sittings, trained
-from train_light import laid_out
+from train_light import asked, laid_out
 
 import vision
-from vision.cli import train
 from vision.layers.state import read_checkpoint, write_safetensors
 from vision.run.shipped import FOLDER
 
@@ -70,7 +68,7 @@ def jpeg(quality: int) -> Options:
     return [f"{DEGRADED}.init_args.quality", str(quality)]
 
 
-AGAIN = ["--model.lr", "2.0e-4", "--trainer.max_steps", "2000"]
+SHORTER = ["--model.lr", "2.0e-4", "--trainer.max_steps", "2000"]
 ROWS = {
     "hat_light_x2": Row(
         "makes pictures twice as large, with edges where they were",
@@ -78,7 +76,6 @@ ROWS = {
         PHOTOGRAPHS,
         "It knows one way of making pictures smaller, MATLAB's bicubic: noise and JPEG blocks are"
         " enlarged as they are. A million parameters; published nets of twenty million gain 1 dB.",
-        stages=([], AGAIN),
         tests={"Set5": []},
     ),
     "hat_light_x4": Row(
@@ -87,7 +84,9 @@ ROWS = {
         PHOTOGRAPHS,
         "As of hat_light_x2. What a sixteenth of the pixels does not tell it does not invent: fine"
         " texture comes out smooth.",
-        stages=(["--model.net.init_args.scale", "4", f"{DEGRADED}.init_args.scale", "4", *AGAIN],),
+        stages=(
+            ["--model.net.init_args.scale", "4", f"{DEGRADED}.init_args.scale", "4", *SHORTER],
+        ),
         start="hat_light_x2",
         tests={"Set5": []},
     ),
@@ -95,18 +94,15 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("bsds500", type=Path)
-    parser.add_argument("set5", type=Path)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
-    parser.add_argument("--runs", type=Path, default=Path("runs/weights"))
-    arguments = parser.parse_args()
-    table = Table("weights", "test", *("figures",))
+    arguments = asked(ROWS, Path("runs/weights"))
+    table = Table("weights", "test", "figures")
     for name in arguments.rows:
         row, runs = ROWS[name], arguments.runs
         root = laid_out(Path(row.recipe).stem, arguments)
         last = learned(name, row, root, runs)
-        found = shipped(name, row, root, last, runs / name)
+        found = shipped(name, row, root, last)
+        run = runs / name
+        (FOLDER / f"{name}.md").write_text(card(name, row, run, found))
         for label, figures in found.items():
             told = ", ".join(f"{n} {figures[n]:.4f}" for n in row.figures)
             table.add_row(name, label, told)
@@ -128,31 +124,25 @@ def config(row: Row) -> Path:
     return vision.configs() / row.recipe
 
 
-def shipped(name: str, row: Row, root: Path, model: Path, run: Path) -> dict[str, Any]:
-    """Write the file and the card; the figures of each test."""
+def shipped(name: str, row: Row, root: Path, model: Path) -> dict[str, Any]:
+    """Write the file; its figures of each test, rounded as it is."""
     checkpoint = read_checkpoint(model)
     target = FOLDER / f"{name}.safetensors"
     write_safetensors(checkpoint, target)
-    state = {k: v.float() if v.is_floating_point() else v for k, v in _state(target).items()}
-    rounded = run / "shipped.ckpt"
-    torch.save({**checkpoint, "state_dict": state}, rounded)
+    state = read_checkpoint(target)["state_dict"].items()
+    rounded = {k: v.float() if v.is_floating_point() else v for k, v in state}
     found = {}
     for label, options in row.tests.items():
-        folder = run / label.replace(" ", "_")
+        folder = model.parent / label.replace(" ", "_")
+        folder.mkdir(exist_ok=True)
+        torch.save({**checkpoint, "state_dict": rounded}, folder / "model.ckpt")
         call = ["--config", str(config(row)), "--data.root", str(root), *options]
-        call += ["--ckpt_path", str(rounded), "--trainer.default_root_dir", str(folder)]
-        if train(["test", *call]):
-            raise SystemExit(f"{folder}: the test failed")
-        found[label] = json.loads((folder / "metrics.json").read_text())
-    (FOLDER / f"{name}.md").write_text(card(name, row, target, run, found))
+        found[label] = tested([*call, "--trainer.default_root_dir", str(folder)], folder)
     return found
 
 
-def _state(path: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(path)["state_dict"]
-
-
-def card(name: str, row: Row, target: Path, run: Path, found: Mapping[str, Any]) -> str:
+def card(name: str, row: Row, run: Path, found: Mapping[str, Any]) -> str:
+    target = FOLDER / f"{name}.safetensors"
     parts = sorted(folder for folder in run.iterdir() if folder.name.isdigit())
     took = sum(minutes(folder) for folder in parts)
     steps = [

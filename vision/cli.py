@@ -238,6 +238,7 @@ def _mesh(arguments: argparse.Namespace) -> int:
         given = getattr(arguments, name)
         if given is not None and not low < given < high:
             raise ValueError(f"--{name} {given}: give a number between {low} and {high}")
+    _check(arguments)
     from vision.run.mesh import MeshJob, MeshPredictor
 
     options = {"fov": arguments.fov, "body_models": arguments.body_models}
@@ -258,8 +259,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
             "what shall the parts be compared with? Name a folder of good ones with --train-on, or"
             " --weights of a detector that train.py trained; one of the two"
         )
+    _check(arguments)
     if arguments.train_on:
-        arguments.weights = _learn(arguments)
+        from vision.run.teach import learn
+
+        target = arguments.out / "detector.ckpt"
+        arguments.weights = learn(arguments.train_on, target, _device(arguments.device))
     predictor = _load(arguments, false_alarms=arguments.false_alarms)
     from vision.run.inspect import InspectJob
     from vision.run.predictor import AnomalyPredictor
@@ -270,16 +275,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return _run(job, arguments, "inspected")
 
 
-def _learn(arguments: argparse.Namespace) -> Path:
-    """The detector that has seen the good parts; calls that are wrong are refused before."""
-    _check(arguments)
-    from vision.run.teach import learn
-
-    device = _device(arguments.device)
-    return learn(arguments.train_on, arguments.out / "detector.ckpt", device)
-
-
 def _restore(arguments: argparse.Namespace) -> int:
+    _check(arguments)
     if not arguments.weights:
         arguments.weights = ENLARGE.get(arguments.scale, DEFAULTS["restore"])
     predictor = _load(
@@ -309,8 +306,6 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace, weights: str | None = None, **options: Any) -> Any:
-    """The predictor, after a look at everything that can be wrong before seconds of loading."""
-    _check(arguments)
     from vision.run.weights import load
 
     trust = tuple(f"{package}." for package in arguments.trust)
@@ -319,7 +314,11 @@ def _load(arguments: argparse.Namespace, weights: str | None = None, **options: 
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """ValueError for options out of range, and inputs or an output that cannot be used."""
+    """A look at everything that can be wrong before seconds of loading.
+
+    Raises:
+        ValueError: options out of range, inputs or an output that cannot be used.
+    """
     least = {
         "batch_size": 1,
         "workers": 1,
