@@ -45,7 +45,7 @@ ROWS = {
     ),
 }  # fmt: skip
 COLUMNS = (
-    *("f1", "mpjpe", "pa_mpjpe", "pve", "hands", "face", "place"),
+    *("f1", "mpjpe", "pa_mpjpe", "pve", "hands", "pa_hands", "face", "pa_face", "place"),
     *("acceleration", "acceleration_in_space"),
 )
 MEANS = ("mpjpe_of_mean", "mpjpe_of_turned")

@@ -470,3 +470,13 @@ def test_a_camera_sees_what_it_is_said_to() -> None:
 def test_cameras_that_cannot_be(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         intrinsics(10, 10, **options)
+
+
+@pytest.mark.parametrize("every", [7, 0])
+def test_fewer_vertices_are_where_they_were(model: BodyModel, every: int) -> None:
+    pose, shape = pose_of(model, 2), shape_of(model, 2)
+    whole, thin = model(pose, shape), model.thinned(every)(pose, shape)
+    kept = whole.vertices[:, ::every] if every else whole.vertices[:, :0]
+    torch.testing.assert_close(thin.vertices, kept, atol=1e-6, rtol=0)
+    torch.testing.assert_close(thin.joints, whole.joints, atol=1e-6, rtol=0)
+    assert len(model.thinned(every).faces) == 0 < len(model.faces)

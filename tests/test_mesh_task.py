@@ -116,7 +116,7 @@ def test_the_truth_itself_has_no_error(rendered: Path) -> None:
     found.add(people, stood, truth, task.body)
     means = found.means()
     assert means["f1"] == 1
-    for name in ("mpjpe", "pa_mpjpe", "pve", "hands", "face", "place"):
+    for name in ("mpjpe", "pa_mpjpe", "pve", "hands", "pa_hands", "face", "pa_face", "place"):
         assert means[name] == pytest.approx(0, abs=0.2)
     assert means["mpjpe_of_mean"] > means["mpjpe_of_turned"] > 30
     at, kept = task._assign(truth)

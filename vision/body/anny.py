@@ -65,13 +65,15 @@ class Surface(BodyModel):
     the ends it is as at the end.
     """
 
+    BY_VERTEX = ("vertices",)
+    SHAPES = ("vertex_shapes",)
+
     factors: Tensor
     mixture: Tensor
     vertices: Tensor
     vertex_shapes: Tensor
     heads: Tensor
     head_shapes: Tensor
-    regressor: Tensor
 
     def __init__(self, rig: str, *own: str) -> None:
         """On the bones of this file, of which these arrays are kept."""
@@ -86,7 +88,6 @@ class Surface(BodyModel):
             "weights": weights,
             "vertex_shapes": shapes.flatten(1),
             "factors": data["factors"].long(),
-            "regressor": data["keypoints"],
             "mixture": data["mixture"],
             "vertices": data["vertices"],
         }
@@ -95,7 +96,6 @@ class Surface(BodyModel):
         super().__init__([_name(bone) for bone in names], bones["parents"].tolist(), arrays)
         self.bone_names = names
         self.shape_names = tuple(ANCHORS)
-        self.keypoint_names = tuple(about["keypoints"].split())
 
     def _surface(self, products: Tensor) -> Tensor:
         """B×R `_products` → B×V×3."""

@@ -43,19 +43,26 @@ SMPL_JOINTS = (*BODY, "left_hand", "right_hand")
 class SMPLFamily(BodyModel):
     """Template, shapes, pose corrections, regressor and weights, by the names of the files."""
 
+    BY_VERTEX = ("template",)
+    SHAPES = ("shapes", "corrections")
+
     template: Tensor
     shapes: Tensor
     corrections: Tensor
-    regressor: Tensor
+    heads: Tensor
+    head_shapes: Tensor
 
     def __init__(
         self, data: Mapping[str, np.ndarray], joints: tuple[str, ...], shapes: Tensor
     ) -> None:
+        template, regressor = (_tensor(data[name]) for name in ("v_template", "J_regressor"))
         arrays = {
-            "template": _tensor(data["v_template"]),
+            "template": template,
             "shapes": shapes.permute(2, 0, 1).flatten(1).contiguous(),  # S×3V
             "corrections": _tensor(data["posedirs"]).flatten(0, 1).T.contiguous(),  # 9(J−1)×3V
-            "regressor": _tensor(data["J_regressor"]),
+            # What the regressor says of every shape, so that joints need no vertices.
+            "heads": regressor @ template,
+            "head_shapes": torch.einsum("jv,vcs->sjc", regressor, shapes).flatten(1),  # S×3J
             "weights": _tensor(data["weights"]),
             "faces": torch.from_numpy(data["f"].astype(np.int64)),
             "neutral_shape": torch.zeros(shapes.shape[2]),
@@ -65,7 +72,7 @@ class SMPLFamily(BodyModel):
 
     def _at_rest(self, shape: Tensor) -> Rest:
         shaped = self.template + (shape @ self.shapes).unflatten(1, (-1, 3))
-        return Rest(shaped, self.regressor @ shaped)
+        return Rest(shaped, self.heads + (shape @ self.head_shapes).unflatten(1, (-1, 3)))
 
     def _decode(self, pose: Tensor, shape: Tensor, translation: Tensor | None) -> Body:
         rest = self._at_rest(shape)

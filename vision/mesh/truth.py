@@ -29,13 +29,16 @@ class Truths:
         name: of the net's body model.
         body: this model.
         folder: where SMPL's files are.
+        every: of the vertices that surfaces have (`BodyModel.thinned`); `body` has them already.
 
     Attributes:
         surfaces: whether those of 3DPW are decoded; by default where the net's are comparable.
     """
 
-    def __init__(self, name: str, body: BodyModel, folder: Path | None = None) -> None:
-        self.name, self.body, self.folder = name, body, folder
+    def __init__(
+        self, name: str, body: BodyModel, folder: Path | None = None, every: int = 1
+    ) -> None:
+        self.name, self.body, self.folder, self.every = name, body, folder, every
         self.surfaces = name == "smpl"
 
     @torch.no_grad()
@@ -77,7 +80,9 @@ class Truths:
     def gendered(self) -> dict[str, BodyModel]:
         """SMPL of both genders, or nothing where a file is missing."""
         there = not any(self.missing(gender) for gender in GENDERS)
-        return {g: bodies.create("smpl", self.folder, g) for g in GENDERS} if there else {}
+        if not there:
+            return {}
+        return {g: bodies.create("smpl", self.folder, g).thinned(self.every) for g in GENDERS}
 
     def missing(self, gender: str) -> str:
         """Where SMPL's file of a gender is wanted and whence it comes, if it is not there."""
@@ -89,7 +94,8 @@ class Truths:
         told = [batch[name] for name in ("pose", "shape", "translation")]
         if not self.surfaces or not self.gendered:
             return told[2].new_zeros(len(told[2]), 0, 3)
-        vertices = told[2].new_zeros(len(told[2]), 6890, 3)
+        count = len(next(iter(self.gendered.values())).weights)
+        vertices = told[2].new_zeros(len(told[2]), count, 3)
         for gender, body in self.gendered.items():
             who = torch.tensor([g == gender for g in batch["gender"]], device=vertices.device)
             vertices[who] = body.to(vertices.device)(*(part[who] for part in told)).vertices

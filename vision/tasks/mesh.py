@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,6 +89,8 @@ class MeshTask(LightningModule):
         folder = None if body_models is None else Path(body_models)
         self.body = bodies.create(self.spec.body, folder)  # its arrays are in no state dict
         self.truths = Truths(self.spec.body, self.body, folder)
+        self.thin = self.body.thinned(loss.every)
+        self.thin_truths = Truths(self.spec.body, self.thin, folder, loss.every)
         self.regressors = regressors
         self.lr, self.weight_decay, self.warm_up = lr, weight_decay, warm_up
         self.options = {} if threshold is None else {"threshold": threshold}
@@ -110,12 +113,14 @@ class MeshTask(LightningModule):
             raise ValueError("features are kept of pictures as they are; set data.augment false")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self._loss(batch, self.truth(batch), "train")
+        return self._loss(batch, self.thin_truths(batch), self.thin, "train")
 
-    def _loss(self, batch: dict[str, Any], truth: Truth, stage: str) -> Tensor:
+    def _loss(
+        self, batch: dict[str, Any], truth: Truth, body: bodies.BodyModel, stage: str
+    ) -> Tensor:
         at, kept = self._assign(truth)
         seen = self.net(*_given(batch), at)
-        terms = self.loss(self.net, seen, truth.take(kept), self.body)
+        terms = self.loss(self.net, seen, truth.take(kept), body)
         log_terms(self, terms, stage, len(batch["image"]))
         return terms["loss"]
 
@@ -142,7 +147,7 @@ class MeshTask(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         truth = self.truth(batch)
-        self._loss(batch, truth, "val")
+        self._loss(batch, truth, self.body, "val")
         self.found.add(*self._recover(batch, truth), truth, self.body)
 
     def on_validation_epoch_end(self) -> None:
@@ -216,12 +221,13 @@ class Found:
     """Errors of the people found so far, in mm, and of the mean body where they are.
 
     MPJPE over 22 joints of the body that all body models share, from the pelvis; hands from the
-    wrist and the face from the neck, over the vertices that follow them; `mpjpe_of_mean` is that of
-    the average body that stands and looks into the camera, with its pelvis at the right place, and
-    `mpjpe_of_turned` that of the same turned as the person is. Acceleration of tracks counts from
-    the pelvis, as in the tables of 3DPW (Kocabas et al., "VIBE", CVPR 2020), and in space, where
-    the unrest of places is in it too. Errors of surfaces are left out where the true ones are not
-    known or of another model.
+    wrist and the face from the neck, over the vertices that follow them, and each after its own
+    alignment (`pa_hands`, `pa_face`: how fingers bend, whichever way the hand is turned);
+    `mpjpe_of_mean` is that of the average body that stands and looks into the camera, with its
+    pelvis at the right place, and `mpjpe_of_turned` that of the same turned as the person is.
+    Acceleration of tracks counts from the pelvis, as in the tables of 3DPW (Kocabas et al., "VIBE",
+    CVPR 2020), and in space, where the unrest of places is in it too. Errors of surfaces are left
+    out where the true ones are not known or of another model.
 
     Args:
         regressors: of Human3.6M for the net's body model, 17×V, and for the true one: errors of
@@ -266,6 +272,7 @@ class Found:
                 points = (mine.vertices[:, some], truth.vertices[:, some])
                 starts = (mine.joints[:, start], truth.joints[:, start])
                 self._note(name, point_error(*points, *starts))
+                self._note(f"pa_{name}", aligned_error(*points))
         if self.regressors is not None:
             errors = threedpw_errors(mine.vertices, truth.vertices, *self.regressors)
             for name, values in errors._asdict().items():
@@ -289,7 +296,8 @@ class Found:
                 self._note("acceleration_in_space", acceleration_error(*placed))
 
     def _note(self, name: str, values: Tensor) -> None:
-        self.errors["hands" if name.endswith("hand") else name] += values.tolist()
+        both = re.sub("(left|right)_hand", "hands", name)
+        self.errors[both] += values.tolist()
 
     def means(self) -> dict[str, float]:
         """Means over people; precision, recall and F1 of finding them."""
