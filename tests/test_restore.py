@@ -376,7 +376,7 @@ def test_inspect_refuses_what_restores(
     write_png(tmp_path / "a.png", ramp(8, 8, 3, np.uint8))
     call = ["inspect", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
     assert infer([*call, "--weights", str(published)]) == 2
-    assert "weights of another kind, to use with `restore`" in capsys.readouterr().err
+    assert "weights of another kind, not for `inspect`" in capsys.readouterr().err
     assert infer(["restore", *call[1:], "--weights", str(published), "--tile", "-3"]) == 2
     assert "--tile -3: give 0 or more" in capsys.readouterr().err
 

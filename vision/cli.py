@@ -21,7 +21,8 @@ TRAIN_USAGE = """usage: train.py {fit,validate,test} --config RECIPE [--data.roo
 
   fit       learn, and write RUN/model.ckpt; a detector of defects gets its threshold too
   validate  on held-out pictures: --ckpt_path RUN/last.ckpt
-  test      AUROC and AU-PRO, or PSNR and SSIM: --ckpt_path RUN/model.ckpt
+  test      AUROC and AU-PRO, PSNR and SSIM, or F1 and errors of joints and surfaces:
+            --ckpt_path RUN/model.ckpt
 
 What is trained, the recipe's `task` says: inspect, restore, adversarial or mesh.
 `train.py fit --task restore --help` lists every key of such a recipe."""
@@ -128,7 +129,8 @@ def _add_common(parser: argparse.ArgumentParser, batch_size: int, default: str) 
         "--batch-size",
         type=int,
         default=batch_size,
-        help=f"pictures read and written together ({batch_size}); the net takes one at a time",
+        help=f"pictures read and written together ({batch_size}); nets take one at a time, or as"
+        " many frames of a video as they were trained on",
     )
     parser.add_argument("--workers", type=int, default=2, help="reading and writing threads (2)")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=f"({MAX_PIXELS})")
@@ -217,11 +219,15 @@ def _add_mesh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, metavar="SCORE", help="from which somebody counts as found"
     )
-    parser.add_argument(
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument(
         "--fov",
         type=float,
         metavar="DEGREES",
         help="what the camera sees along the picture's longer side (found by nets that can, or 60)",
+    )
+    camera.add_argument(
+        "--focal", type=float, metavar="PIXELS", help="its focal length, in place of --fov"
     )
     parser.add_argument(
         "--detector",
@@ -234,22 +240,24 @@ def _add_mesh(parser: argparse.ArgumentParser) -> None:
 
 
 def _mesh(arguments: argparse.Namespace) -> int:
-    for name, low, high in (("threshold", 0, 1), ("fov", 0, 180)):
+    for name, low, high in (("threshold", 0, 1), ("fov", 0, 180), ("focal", 0, 1e6)):
         given = getattr(arguments, name)
         if given is not None and not low < given < high:
-            raise ValueError(f"--{name} {given}: give a number between {low} and {high}")
+            raise ValueError(f"--{name} {given}: give a number between {low} and {high:.0f}")
     _check(arguments)
     from vision.run.mesh import MeshJob, MeshPredictor
 
-    options = {"fov": arguments.fov, "body_models": arguments.body_models}
+    names = ("fov", "focal", "body_models", "threshold")
+    options = {name: getattr(arguments, name) for name in names}
     arguments.weights = arguments.weights or DEFAULTS["mesh"]
-    detector = None
     if arguments.detector:
         detector = _load(arguments, weights=arguments.detector, **options)
-    predictor = _load(arguments, threshold=arguments.threshold, detector=detector, **options)
-    for found in (predictor, detector):
-        if found is not None and not isinstance(found, MeshPredictor):
-            raise ValueError(f"{arguments.weights}: weights of another kind, not for `mesh`")
+        if not isinstance(detector, MeshPredictor):
+            raise ValueError(f"{arguments.detector}: weights of another kind, not for `mesh`")
+        options |= {"detector": detector, "threshold": None}
+    predictor = _load(arguments, **options)
+    if not isinstance(predictor, MeshPredictor):
+        raise ValueError(f"{arguments.weights}: weights of another kind, not for `mesh`")
     return _run(MeshJob(predictor, smooth=arguments.smooth), arguments, "recovered")
 
 
@@ -270,7 +278,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from vision.run.predictor import AnomalyPredictor
 
     if not isinstance(predictor, AnomalyPredictor):
-        raise ValueError(f"{arguments.weights}: weights of another kind, to use with `restore`")
+        raise ValueError(f"{arguments.weights}: weights of another kind, not for `inspect`")
     job = InspectJob(predictor, report_pictures=arguments.report_pictures)
     return _run(job, arguments, "inspected")
 
@@ -291,7 +299,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     from vision.run.restore import RestorationPredictor, RestoreJob
 
     if not isinstance(predictor, RestorationPredictor):
-        raise ValueError(f"{arguments.weights}: weights of another kind, to use with `inspect`")
+        raise ValueError(f"{arguments.weights}: weights of another kind, not for `restore`")
     regions = None
     if predictor.spec.regions:
         regions = region_source(arguments.regions, str(predictor.device))
@@ -355,6 +363,8 @@ def _run(job: Job, arguments: argparse.Namespace, done: str) -> int:
     )
     for path in summary.outputs:
         print(path)
+    for error in summary.errors:
+        print(f"error: {error}", file=sys.stderr)
     return SOME_FAILED if summary.failed else OK
 
 

@@ -30,7 +30,7 @@ from vision.run.sources import Source, find
 PIXELS_ALIVE = 64_000_000
 
 # What a single picture may cause; anything else is a mistake in the program and stops the run.
-_PICTURE_ERRORS = (ValueError, RuntimeError, OSError, MemoryError, cv2.error)
+PICTURE_ERRORS = (ValueError, RuntimeError, OSError, MemoryError, cv2.error)
 
 
 class Job(Protocol):
@@ -39,6 +39,10 @@ class Job(Protocol):
     name: str
     fingerprint: str
     """Weights + options: results of another run are not reused."""
+    clip: int
+    """Frames of a video that are predicted together, from multiples of this number on; 1: batches
+    are cut wherever they are full. A clip is shorter only where the video ends, where frames are
+    missing, or where its pixels do not fit into memory at once."""
 
     def predict(self, pictures: list[Picture]) -> list[Any]:
         """One result per picture, in order. Called from one thread only."""
@@ -52,9 +56,17 @@ class Job(Protocol):
         """
         ...
 
-    def finish(self, manifest: Manifest, out: Path) -> list[Path]:
-        """Write the summaries over all rows; returns their paths."""
+    def finish(self, manifest: Manifest, out: Path) -> Finished:
+        """Write the summaries over all rows."""
         ...
+
+
+@dataclass
+class Finished:
+    """Summary files that were written, and why others could not be, a line each."""
+
+    written: list[Path] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -67,6 +79,8 @@ class Summary:
     skipped: int = 0
     seconds: float = 0.0
     outputs: list[Path] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    """Of summary files; each counts as failed."""
 
 
 def run(
@@ -101,7 +115,9 @@ def run(
         engine = _Engine(job, sources, manifest, bar, batch_size, workers, max_pixels)
         engine.work()
         summary = engine.summary
-        summary.outputs = job.finish(manifest, out)
+        finished = job.finish(manifest, out)
+        summary.outputs, summary.errors = finished.written, finished.errors
+        summary.failed += len(finished.errors)
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -119,7 +135,8 @@ class _Engine:
         workers: int,
         max_pixels: int,
     ) -> None:
-        self.job, self.manifest, self.bar, self.batch_size = job, manifest, bar, batch_size
+        self.job, self.manifest, self.bar = job, manifest, bar
+        self.batch_size = batch_size if job.clip == 1 else job.clip
         self.summary = Summary()
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="engine")
         self.reader = ReadAhead(
@@ -127,7 +144,7 @@ class _Engine:
             self.pool,
             lambda source: manifest.done(source.input),
             workers=workers,
-            count=2 * batch_size,
+            count=2 * self.batch_size,
             pixels=PIXELS_ALIVE,
             max_pixels=max_pixels,
         )
@@ -142,6 +159,9 @@ class _Engine:
                     self.summary.skipped_done += 1
                     self.bar.advance(0)
                     continue
+                if batch and self._begins(reading, batch[-1]):
+                    self._process(batch)
+                    batch = []
                 batch.append(reading)
                 if self._is_full(batch):
                     self._process(batch)
@@ -153,6 +173,16 @@ class _Engine:
             self.reader.close()
             self.pool.shutdown(wait=True, cancel_futures=True)
             self._settle(wait=False)
+
+    def _begins(self, reading: Reading, last: Reading) -> bool:
+        """Whether a clip begins here, if the job takes clips."""
+        if self.job.clip == 1:
+            return False
+        now, before = reading.source, last.source
+        if now.frame is None or before.frame is None:
+            return True
+        same = now.path == before.path and now.frame == before.frame + 1
+        return not same or now.frame % self.job.clip == 0
 
     def _is_full(self, batch: list[Reading]) -> bool:
         pictures = sum(reading.picture is not None for reading in batch)
@@ -183,7 +213,7 @@ class _Engine:
             return self._predict(pictures[:half]) + self._predict(pictures[half:])
         try:
             results = list(self.job.predict(pictures))
-        except _PICTURE_ERRORS as error:
+        except PICTURE_ERRORS as error:
             failure = error.with_traceback(None)  # its frames would keep the tensors alive
         else:
             assert len(results) == len(pictures), f"{len(results)} results of {len(pictures)}"
@@ -204,7 +234,7 @@ class _Engine:
                 raise result
             assert reading.picture is not None
             fields = self.job.write(result, reading.picture, reading.source, self.manifest.out)
-        except _PICTURE_ERRORS as failure:
+        except PICTURE_ERRORS as failure:
             error = failure
         finally:
             self.reader.release(reading)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data.images import Picture, write_jpeg, write_png
 from vision.report.html import write_report
 from vision.report.overlay import heat, overlay
+from vision.run.engine import Finished
 from vision.run.manifest import Manifest
 from vision.run.sources import Source
 
@@ -57,6 +58,7 @@ class InspectJob:
     """
 
     name = "inspect"
+    clip = 1
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class InspectJob:
             "thumbnails": thumbnails,
         }
 
-    def finish(self, manifest: Manifest, out: Path) -> list[Path]:
+    def finish(self, manifest: Manifest, out: Path) -> Finished:
         """Write scores.csv (a line per row of the manifest) and report.html."""
         table, report = out / "scores.csv", out / "report.html"
         try:
@@ -120,7 +122,7 @@ class InspectJob:
                 f"{manifest.path}: a row is not as `inspect` writes it ({error}); move the file"
                 " away, or choose another OUT (-o)"
             ) from error
-        return [table, report]
+        return Finished([table, report])
 
 
 def _thumbnails(

@@ -42,6 +42,7 @@ class Manifest:
         self._earlier: dict[str, _Kept] = {}  # not done
         self._others: dict[str, _Kept] = {}  # of those, what this call says nothing about
         self._added: set[str] = set()
+        self._named: set[str] = set()
         if os.path.lexists(self.out) and not self.out.is_dir():
             raise ValueError(f"{show(self.out)}: is not a folder; choose another OUT (-o)")
         for line, row in self._numbered():
@@ -72,6 +73,7 @@ class Manifest:
         are not done, or whose file has changed since, are dropped; of all others every row stays.
         """
         assert self._file is None
+        self._named = {*modified}
         self._others = {i: kept for i, kept in self._earlier.items() if kept.owner not in modified}
         self._kept = {
             input: kept
@@ -106,6 +108,16 @@ class Manifest:
     def rows(self) -> Iterator[Row]:
         """All rows, streamed from the disk."""
         return (row for _, row in self._numbered())
+
+    def films(self) -> dict[str, list[Row]]:
+        """Frames that are done, by video: of this run, and of videos that this call names."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows():
+            video = row["input"].rpartition("#")[0]
+            own = row["status"] == "ok" and row.get("run") == self.run
+            if own and "frame" in row and video in self._named:
+                found.setdefault(video, []).append(row)
+        return found
 
     def __enter__(self) -> Manifest:
         self._begin()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.images import Picture, to_square, write_jpeg
+from data.cameras import check_intrinsics
+from data.images import Picture, show, to_square, write_jpeg
 from vision.body import Body, BodyModel
 from vision.body.camera import intrinsics, project
 from vision.mesh.people import MeshSpec, People, pose_of, stand
 from vision.report.mesh import write_glb
+from vision.run.engine import PICTURE_ERRORS, Finished
 from vision.run.manifest import Manifest
 from vision.run.recovery import Recovery, save_npz, views
 from vision.run.sources import Source
-from vision.run.tracks import finish_video
+from vision.run.tracks import film_of, finish_video, forget
 
 U8 = NDArray[np.uint8]
 LEAST_SIDE = 8
@@ -33,13 +37,18 @@ class MeshPredictor:
     Args:
         net: what recovers people; has a `MeshSpec`.
         body: the body model that its numbers are of.
-        detector: finds the people of whole pictures, for a net that takes crops; without one it
-            takes each picture to show one person.
+        detector: finds the people of whole pictures, for a net that takes crops, and its scores are
+            theirs; without one it takes each picture to show one person, of score 1.
         device: where all run.
         fingerprint: of the weights; the engine reuses results only under the same one.
         threshold: score from which somebody counts as found; the net's own by default.
         fov: of the camera, the longer side's, in degrees. None: what the net finds if it can, 60 if
             not.
+        focal: its focal length in pixels, in place of it.
+
+    Raises:
+        ValueError: a detector for a net that finds people itself; a threshold for one that takes
+            crops.
     """
 
     def __init__(
@@ -52,13 +61,19 @@ class MeshPredictor:
         fingerprint: str = "",
         threshold: float | None = None,
         fov: float | None = None,
+        focal: float | None = None,
     ) -> None:
         spec: Any = net.spec
         self.spec: MeshSpec = spec
+        kind, crops = type(net).__name__, self.spec.reads == "crops"
+        if detector is not None and not crops:
+            raise ValueError(f"{kind} finds people itself; leave the detector out")
+        if threshold is not None and crops:
+            raise ValueError(f"{kind} finds nobody itself; give the threshold to a detector")
         self.device = torch.device(device)
         self.net, self.body = net.eval().to(self.device), body.to(self.device)
-        self.detector, self.fov = detector, fov
-        self.fingerprint = f"{fingerprint} {threshold} {fov}"
+        self.detector, self.fov, self.focal = detector, fov, focal
+        self.fingerprint = f"{fingerprint} {threshold} {fov} {focal}"
         if detector is not None:
             self.fingerprint += f" {detector.fingerprint}"
         self.options = {} if threshold is None else {"threshold": threshold}
@@ -99,7 +114,7 @@ class MeshPredictor:
         else:
             seen = self.net(batch, given, **self.options)
         used: Any = getattr(seen, "camera", given)  # the one it found, if it looked for one
-        found = used.double().cpu().numpy()
+        found = used.cpu().double().numpy()
         stood = stand(seen.people, self.spec, self.body)
         pose = pose_of(seen.people, self.spec, self.body)
         return [
@@ -110,10 +125,10 @@ class MeshPredictor:
     def _of_crops(self, image: U8, camera: np.ndarray | None) -> Recovery:
         if self.detector is None:
             height, width = image.shape[:2]
-            boxes = torch.tensor([[0, 0, width, height]])
+            boxes, score = torch.tensor([[0, 0, width, height]]), np.ones(1, np.float32)
         else:
             people = self.detector(image, camera)
-            camera = people.camera
+            camera, score = people.camera, people.score
             pixels = [project(p.astype(np.float64), camera) for p in people.vertices]
             corners = [np.concatenate([p.min(0), p.max(0)]) for p in pixels]
             boxes = torch.tensor(np.array(corners).reshape(-1, 4))
@@ -122,23 +137,20 @@ class MeshPredictor:
         batch, own = _chw(image)[None], torch.tensor(camera).float()[None]
         moved = [part.to(self.device) for part in (batch, own, *at)]
         seen: Any = self.net(moved[0], moved[1], (moved[2], moved[3]))
-        stood = stand(seen.people, self.spec, self.body)
-        pose = pose_of(seen.people, self.spec, self.body)
-        return self._recovery(seen.people, stood, pose, 0, camera)
+        found = seen.people._replace(score=torch.tensor(score).to(self.device))
+        stood = stand(found, self.spec, self.body)
+        return self._recovery(found, stood, pose_of(found, self.spec, self.body), 0, camera)
 
     def _camera(self, image: U8, camera: np.ndarray | None) -> np.ndarray | None:
         if camera is not None:
             camera = np.asarray(camera, np.float64)
-            ahead = camera.shape == (3, 3) and camera[0, 0] > 0 and camera[1, 1] > 0
-            if not ahead or not np.isfinite(camera).all() or abs(np.linalg.det(camera)) < 1e-9:
-                raise ValueError(
-                    f"intrinsics {camera.tolist()}: give 3×3 with focal lengths above 0"
-                )
+            check_intrinsics(camera, "camera")
             return camera
-        if self.fov is None and getattr(self.net, "finds_camera", False):
+        own = self.fov is not None or self.focal is not None
+        if not own and getattr(self.net, "finds_camera", False):
             return None
         height, width = image.shape[:2]
-        return intrinsics(height, width, fov=self.fov).double().numpy()
+        return intrinsics(height, width, self.fov, self.focal).double().numpy()
 
     def _recovery(
         self, people: People, stood: Body, pose: Tensor, picture: int, camera: np.ndarray
@@ -182,18 +194,18 @@ class MeshJob:
 
     def __init__(self, predictor: MeshPredictor, *, smooth: bool = False) -> None:
         self.predictor, self.smooth = predictor, smooth
+        self.clip = predictor.spec.frames
+        self.begun: set[Path] = set()
+        self.lock = threading.Lock()
         self.fingerprint = predictor.fingerprint + (" smooth" if smooth else "")
         self.faces = predictor.body.faces.cpu().numpy()
 
     def predict(self, pictures: list[Picture]) -> list[Recovery]:
         """One recovery per picture; frames of one video that follow each other are a clip."""
         found: list[Recovery] = []
-        for video, group in itertools.groupby(pictures, key=_video):
-            images = [picture.rgb8() for picture in group]
-            if video:
-                found += self.predictor.clip(images)
-            else:
-                found += [self.predictor(image) for image in images]
+        places = [(*_frame(picture), i) for i, picture in enumerate(pictures)]
+        for _, group in itertools.groupby(places, lambda at: (at[0], at[1] - at[2])):
+            found += self.predictor.clip([pictures[i].rgb8() for *_, i in group])
         return found
 
     def write(
@@ -203,10 +215,12 @@ class MeshJob:
         stem = source.relative.as_posix()
         (out / stem).parent.mkdir(parents=True, exist_ok=True)
         if source.frame is not None:
+            self._begin((out / stem).parent)
             outputs = [f"{stem}.npz"]
             arrays = {name: getattr(result, name) for name in FRAME}
             save_npz(out / outputs[0], size=np.array(picture.pixels.shape[:2]), **arrays)
         else:
+            forget(out / stem)
             outputs = [f"{stem}.person-{i:02d}.npz" for i in range(len(result.score))]
             for i, name in enumerate(outputs):
                 save_npz(out / name, **result.person(i))
@@ -224,23 +238,35 @@ class MeshJob:
             "fov": round(float(fov), 2),
         }
 
-    def finish(self, manifest: Manifest, out: Path) -> list[Path]:
-        """Of each video: tracks, and the video drawn over."""
-        videos: dict[str, list[dict[str, Any]]] = {}
-        for row in manifest.rows():
-            if row["status"] == "ok" and "frame" in row:
-                videos.setdefault(row["input"].rpartition("#")[0], []).append(row)
-        written: list[Path] = []
-        for video, rows in videos.items():
-            written += finish_video(video, rows, out, self.predictor.body, self.smooth)
-        return written
+    def _begin(self, stem: Path) -> None:
+        """Before the first new frame of a video: its tracks are no longer what its frames say."""
+        with self.lock:
+            if stem not in self.begun:
+                forget(stem)
+                self.begun.add(stem)
+
+    def finish(self, manifest: Manifest, out: Path) -> Finished:
+        """Of each video of this call that has no tracks yet: tracks, and the video drawn over."""
+        finished = Finished()
+        for video, rows in manifest.films().items():
+            if film_of(rows, out).exists():  # written last
+                continue
+            try:
+                finished.written += finish_video(video, rows, out, self.predictor.body, self.smooth)
+            except (*PICTURE_ERRORS, zipfile.BadZipFile) as error:
+                why = " ".join(str(error).split()) or type(error).__name__
+                finished.errors.append(f"{show(video)}: its tracks cannot be written: {why}")
+        return finished
 
 
 FRAME = ("score", "pose", "shape", "translation", "joints", "camera")
 """What is kept of a frame; vertices follow from it by the body model."""
 
 
-def _video(picture: Picture) -> str:
-    """The video that a frame is of, "" for a picture: frames bear names such as clip.mp4#12."""
+def _frame(picture: Picture) -> tuple[str, int]:
+    """The video that a frame is of, and which: frames bear names such as clip.mp4#12.
+
+    A picture is the first frame of itself.
+    """
     name, mark, number = picture.name.rpartition("#")
-    return name if mark and number.isdigit() else ""
+    return (name, int(number)) if mark and number.isdigit() else (f"{picture.name}#", 0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.images import FULL_SCALE, Picture, Pixels, check_unit, write_jpeg, write_png, write_tiff
 from data.regions import superpixels
 from vision.layers.pooling import GlobalPool
+from vision.run.engine import Finished
 from vision.run.manifest import Manifest
 from vision.run.regions import RegionSource
 from vision.run.sources import Source
@@ -194,6 +195,7 @@ class RestoreJob:
     """
 
     name = "restore"
+    clip = 1
 
     def __init__(
         self,
@@ -248,9 +250,9 @@ class RestoreJob:
             **({"regions": "per tile" if result.tiles > 1 else "whole"} if spec.regions else {}),
         }
 
-    def finish(self, manifest: Manifest, out: Path) -> list[Path]:
+    def finish(self, manifest: Manifest, out: Path) -> Finished:
         """Nothing to sum up: the manifest has it all."""
-        return []
+        return Finished()
 
 
 def before_after(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,15 +121,18 @@ def finish_video(
     Returns their paths.
     """
     rows = sorted(rows, key=lambda row: row["frame"])
+    film = film_of(rows, out)
     stem = out / Path(rows[0]["name"]).parent
     capture = cv2.VideoCapture(str(Path(video).absolute()), cv2.CAP_FFMPEG)
-    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    if not capture.isOpened():
+        raise ValueError("it is no longer there, or cannot be read as a video; call again with it")
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0  # some containers do not say
     tracks = _tracked(rows, out, body, rate)
     for own in tracks.values():
         if smooth:
             own |= smoothed(rate, own["frames"], own["pose"], own["translation"])
             own["shape"] = np.repeat(own["shape"].mean(0, keepdims=True), len(own["shape"]), 0)
-        own["joints"] = _decoded(body, own)[1]
+        own["joints"] = _joints(body, own)
     written = []
     for number, own in tracks.items():
         written.append(stem.with_name(f"{stem.name}.person-{number:02d}.npz"))
@@ -137,10 +141,25 @@ def finish_video(
         written.append(stem.with_name(f"{stem.name}.glb"))
         frames = np.array([row["frame"] for row in rows])
         write_animation(written[-1], body, tracks, frames, rate)
-    film = stem.with_name(f"{stem.name}.overlay.mp4")
-    _draw(capture, rate, {row["frame"] for row in rows}, tracks, body, film)
+    partial = stem.with_name(f"{stem.name}.partial.mp4")
+    _draw(capture, rate, rows[-1]["frame"], tracks, body, partial)
     capture.release()
+    partial.replace(film)
     return [*written, film]
+
+
+def film_of(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
+    """The video drawn over, of which these are rows; it is the last file to be written."""
+    stem = out / Path(rows[0]["name"]).parent
+    return stem.with_name(f"{stem.name}.overlay.mp4")
+
+
+def forget(stem: Path) -> None:
+    """Remove what an earlier call said of a picture or video: fewer people may be found now."""
+    name = glob.escape(stem.name)
+    for pattern in (f"{name}.person-*.npz", f"{name}.glb", f"{name}.overlay.*"):
+        for path in stem.parent.glob(pattern):
+            path.unlink()
 
 
 def _tracked(
@@ -162,8 +181,16 @@ def _tracked(
     return {n: {name: np.stack(v) for name, v in own.items()} for n, own in found.items()}
 
 
+def _joints(body: BodyModel, own: Frame, most: int = 256) -> np.ndarray:
+    """T×J×3 of a track, so many moments at once and without vertices."""
+    thin, count = body.thinned(0), len(own["pose"])
+    return np.concatenate(
+        [_decoded(thin, own, slice(i, i + most))[1] for i in range(0, count, most)]
+    )
+
+
 @torch.inference_mode()
-def _decoded(body: BodyModel, own: Frame, rows: Any = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+def _decoded(body: BodyModel, own: Frame, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and joints of some moments of a track."""
     device = body.weights.device
     given = (own[name][rows] for name in ("pose", "shape", "translation"))
@@ -174,17 +201,17 @@ def _decoded(body: BodyModel, own: Frame, rows: Any = slice(None)) -> tuple[np.n
 def _draw(
     capture: cv2.VideoCapture,
     rate: float,
-    wanted: set[int],
+    last: int,
     tracks: Mapping[int, Frame],
     body: BodyModel,
     film: Path,
 ) -> None:
-    """The video again, people drawn over its frames."""
+    """The video again, up to the frame `last`, people drawn over its frames."""
     faces = body.faces.cpu().numpy()
     writer: cv2.VideoWriter | None = None
     console = Console(stderr=True)
     pictures = track(
-        _frames(capture, max(wanted)), "drawing", total=max(wanted) + 1, console=console,
+        _frames(capture, last), "drawing", total=last + 1, console=console,
         disable=not console.is_terminal,
     )  # fmt: skip
     for number, image in pictures:
@@ -193,17 +220,24 @@ def _draw(
         if writer is None:
             code = cv2.VideoWriter.fourcc(*"mp4v")
             writer = cv2.VideoWriter(str(film), code, rate, drawn.shape[1::-1])
+            if not writer.isOpened():
+                raise OSError(f"{film.name} cannot be begun; check the disk and permissions")
         writer.write(np.ascontiguousarray(drawn[..., ::-1]))
     if writer is not None:
         writer.release()
 
 
 def _frames(capture: cv2.VideoCapture, last: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Numbered RGB; the one before stands for a frame that cannot be decoded."""
+    rgb: np.ndarray | None = None
     for number in range(last + 1):
-        decoded, bgr = capture.read()
-        if not decoded:
+        if not capture.grab():
             return
-        yield number, np.ascontiguousarray(bgr[..., ::-1], np.uint8)
+        decoded, bgr = capture.retrieve()
+        if decoded:
+            rgb = np.ascontiguousarray(bgr[..., ::-1], np.uint8)
+        if rgb is not None:
+            yield number, rgb
 
 
 def _moment(tracks: Mapping[int, Frame], frame: int, body: BodyModel) -> Recovery:

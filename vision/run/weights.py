@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OWN = ("vision.", "data.")
 RESTORES = ("tile", "ensemble", "share_pooling", "precision", "scale")
 """Options of `load` for nets that restore."""
-RECOVERS = ("body_models", "threshold", "fov", "detector")
+RECOVERS = ("body_models", "threshold", "fov", "focal", "detector")
 """Those for nets that recover people."""
 
 
