@@ -90,6 +90,13 @@ def test_anny_rests_otherwise(batch: dict[str, Any]) -> None:
         task.truth(batch)
 
 
+def test_data_of_other_shapes_than_the_net_gives(task: MeshTask, batch: dict[str, Any]) -> None:
+    told = {name: value for name, value in batch.items() if name != "gender"}
+    wanted = "shapes of 10 numbers, the net's body smplx 20; take a net with as many betas"
+    with pytest.raises(ValueError, match=wanted):
+        task.truth({**told, "body": "smplx"})
+
+
 def test_smplx_learns_no_hands_from_smpl(task: MeshTask, batch: dict[str, Any]) -> None:
     truth = task.truth(batch)
     at, kept = task._assign(truth)
@@ -138,7 +145,7 @@ def test_osx_learns_14_points_of_smpl(filmed: Path, batch: dict[str, Any]) -> No
     for part in (seen.crop.body, seen.people.rotations):
         part.retain_grad()
     terms = task.loss(net, seen, truth.take(kept), task.body)
-    assert {*terms} == {"rotation", "body", "joints", "place", "loss"}
+    assert {*terms} == {"rotation", "body", "joints", "projected", "place", "loss"}
     terms["loss"].backward()
     assert (seen.crop.body.grad[:, :14].abs().sum((0, 2)) > 0).all()
     assert seen.crop.body.grad[:, 14:].abs().max() == 0  # toes, heels and face
@@ -147,13 +154,16 @@ def test_osx_learns_14_points_of_smpl(filmed: Path, batch: dict[str, Any]) -> No
     assert all(p.grad is None for p in net.hand_position_net.conv.parameters())
 
 
-def test_coordformer_learns_all_but_the_shape(filmed: Path) -> None:
+@pytest.mark.parametrize(("body", "shape"), [("smpl", 10), ("smplx", 10), ("smplx", 20)])
+def test_coordformer_learns_all_but_the_shape(filmed: Path, body: Any, shape: int) -> None:
     """A gender's shapes are none of the neutral body; its pose and joints are."""
     torch.manual_seed(0)
     net = CoordFormer(
         Backbone("resnet18", "none", frozen=False),
         size=64,
         grid=8,
+        body=body,
+        shape=shape,
         dim=32,
         heads=2,
         depth=1,
@@ -162,8 +172,8 @@ def test_coordformer_learns_all_but_the_shape(filmed: Path) -> None:
     task = MeshTask(net, CoordFormerLoss(), str(filmed / "body_models"))
     batch = collate_people([ThreeDPWClips(filmed, "train", 64, frames=3)[0]])
     truth = task.truth(batch)
-    assert len(truth.known or ()) == 24
-    assert truth.same_surface
+    assert len(truth.known or ()) == (24 if body == "smpl" else 22)
+    assert truth.same_surface == (body == "smpl")
     at, kept = task._assign(truth)
     assert len(kept) >= 3
     seen = net(batch["image"], batch["camera"][None], at)

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,6 +34,8 @@ from vision.mesh.osx import (
     soft_argmax,
 )
 from vision.mesh.people import SHARED, stand
+from vision.run.mesh import MeshPredictor
+from vision.run.recovery import Recovery
 
 KINDS = [(decoder, body) for decoder in (True, False) for body in ("smplx", "anny")]
 VIT = "vit_tiny_patch16_224"
@@ -434,3 +437,25 @@ def test_the_body_is_turned_to_the_ray_of_its_box() -> None:
     assert torch.equal(before[:, 1:], after[:, 1:])
     rotation = towards(torch.tensor([[0.3, -0.5, 1.0]]))[0]
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3), atol=1e-5, rtol=0)
+
+
+def test_a_detector_says_where_people_are_and_how_surely() -> None:
+    net, image = tiny(body="anny"), np.full((90, 120, 3), 128, np.uint8)
+    alone = MeshPredictor(net, Anny())
+    assert alone(image).score.tolist() == [1]
+    camera = intrinsics(90, 120).double().numpy()
+    still, shape = Anny().still(2).clone(), Anny().neutral_shape.expand(2, -1)
+    still[:, 0, 1, 1] = still[:, 0, 2, 2] = -1
+    stood = Anny()(still, shape, torch.tensor([[-1.0, 0, 4], [1, 0, 5]]))
+    found = Recovery(
+        np.array([0.9, 0.4], np.float32),
+        *(part.numpy() for part in (still, shape, stood.joints[:, 0], stood.vertices)),
+        *(stood.joints.numpy(), project(stood.joints.numpy(), camera), camera, np.arange(2)),
+    )
+    detector: Any = lambda *_: found  # noqa: E731
+    detector.fingerprint = "found by hand"
+    both = MeshPredictor(net, Anny(), detector=detector)
+    assert both(image).score.tolist() == pytest.approx([0.9, 0.4])
+    assert (both(image).translation[:, 0] != 0).all()
+    with pytest.raises(ValueError, match="OSX finds nobody itself; give the threshold"):
+        MeshPredictor(net, Anny(), threshold=0.5)

@@ -29,7 +29,7 @@ def at(*places: float) -> np.ndarray:
 def test_people_who_pass_each_other() -> None:
     tracker = Tracker(RATE)
     for frame, x in enumerate(np.linspace(-1, 1, 21)):
-        joints = np.concatenate([at(x), at(-x) + [0, 0, 0.2]])
+        joints = np.concatenate([at(x), at(-x) + np.array([0, 0, 0.2])])
         assert tracker(frame, joints).tolist() == [0, 1]
 
 

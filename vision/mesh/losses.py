@@ -229,10 +229,11 @@ def _fitted(points: Tensor, truth: Tensor) -> Tensor:
 
 
 class OSXLoss(MeshLoss):
-    """That of OSX: means of absolute differences, of one weight.
+    """That of OSX: means of absolute differences, of one weight but for joints in metres.
 
-    Points in the crop and boxes are counted in tokens of it, as the released code does, rotations
-    as matrices (there as vectors). Joints of hands count from the wrist.
+    Points in the crop, joints of the body as the crop shows them and boxes are counted in tokens of
+    it, as the released code does. Ours: rotations are compared as matrices (there as vectors), and
+    joints, in metres, weigh 10. Joints of hands count from the wrist.
 
     Points of the net that are no joints of the body model are left out: of SMPL-X toes, heels, face
     and tips of fingers. So are boxes of hands where not all of a hand's points are known; then, as
@@ -247,6 +248,7 @@ class OSXLoss(MeshLoss):
         "boxes": 1.0,
         "joints": 10.0,
         "hand_joints": 10.0,
+        "projected": 1.0,
         "place": 1.0,
     }
 
@@ -255,7 +257,11 @@ class OSXLoss(MeshLoss):
             return {"place": seen.people.place.sum()}
         people, crop, stood = seen.people, seen.crop, stand(seen.people, net.spec, body)
         corner, scale = crop_of(truth.box)
-        pixels = (project(truth.joints, truth.camera) - corner[:, None]) * scale[:, None, None]
+        pixels, shown = (
+            (project(joints, truth.camera) - corner[:, None]) * scale[:, None, None]
+            for joints in (truth.joints, _ahead(stood.joints))
+        )
+        known = truth.which(body.joint_names)
         own, theirs = _told(net.spec.joints, truth, body)
         points, limbs = _told(net.points["body"], truth, body)
         mine, depth = crop.body[:, points], WIDE["body"] / 16
@@ -266,7 +272,8 @@ class OSXLoss(MeshLoss):
             .sum((-1, -2))
             .mean(),
             "body": _point_loss(mine, pixels, truth.joints, limbs, 0, depth),
-            "joints": off[:, truth.which(body.joint_names)].abs().mean(),
+            "joints": off[:, known].abs().mean(),
+            "projected": (shown - pixels)[:, known].abs().mean() / PATCH,
             # Of the pelvis: the net's own anchor may be another point.
             "place": (stood.joints[:, 0] - truth.joints[:, 0]).abs().mean(),
         }
