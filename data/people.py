@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.arrays import load_npz
+from data.cameras import check_intrinsics
 from data.images import read_rgb, show, to_square
 from data.pairs import Split
 
@@ -31,10 +31,8 @@ FIELDS = {
 }
 MOST = 1000
 """More people than a picture has."""
-DAMAGE = (
-    KeyError, ValueError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error
-)  # fmt: skip
-"""What reading a damaged .npz raises."""
+LARGEST = 1 << 26
+"""Bytes of an .npz unpacked; MOST people have a tenth of it."""
 
 
 class RenderedPeople(Dataset[dict[str, Any]]):
@@ -157,13 +155,16 @@ def read_truth(path: Path) -> dict[str, Tensor]:
     """The arrays of FIELDS.
 
     Raises:
-        ValueError: one is missing or of another shape, or the file is damaged.
+        ValueError: one is missing, of another shape or not finite, a camera that cannot be, or the
+            file is damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name].astype(np.float32) for name in FIELDS}
-    except DAMAGE as error:
-        raise ValueError(f"{show(path)}: no truth of rendered people ({error})") from None
+    arrays = load_npz(path, FIELDS, LARGEST)
+    missing = ", ".join(name for name in FIELDS if name not in arrays)
+    if missing:
+        raise ValueError(
+            f"{show(path)}: no truth of rendered people, {missing} missing; write the set again"
+        )
+    found = {name: array.astype(np.float32) for name, array in arrays.items()}
     sizes: dict[str, int] = {}
     for name, shape in FIELDS.items():
         wanted = tuple(
@@ -175,6 +176,7 @@ def read_truth(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{show(path)}: {name} is {found[name].shape}, {text} was expected")
         if not np.isfinite(found[name]).all():
             raise ValueError(f"{show(path)}: {name} is not finite; write the set again")
+    check_intrinsics(found["camera"], show(path))
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
 

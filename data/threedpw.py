@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.cameras import check_intrinsics
 from data.images import read_rgb, show, to_square
 from data.pairs import Split as Part
 from data.people import FIELDS
@@ -292,7 +293,7 @@ def read_sequence(path: Path) -> Sequence3DPW:
 
     Raises:
         ValueError: it holds something else, lists of different lengths, numbers that are not
-            finite, or cameras that do not turn but bend.
+            finite, intrinsics that no camera has, or cameras that do not turn but bend.
     """
     data = load_arrays(path)
     try:
@@ -327,9 +328,10 @@ def read_sequence(path: Path) -> Sequence3DPW:
             raise ValueError(f"{show(path)}: {name} is {found}, {shape} was expected")
     if len(film.genders) != people:
         raise ValueError(f"{show(path)}: {len(film.genders)} genders for {people} people")
-    for name in ("pose", "betas", "place", "joints", "extrinsics", "camera"):
+    for name in ("pose", "betas", "place", "joints", "extrinsics"):
         if not np.isfinite(getattr(film, name)).all():
             raise ValueError(f"{show(path)}: {name} has numbers that are not finite; get it again")
+    check_intrinsics(film.camera, show(path))
     turns = film.extrinsics[film.valid.any(0), :3, :3]
     bent = not np.allclose(turns @ turns.swapaxes(1, 2), np.eye(3), atol=1e-3)
     if bent or (np.linalg.det(turns) < 0).any():

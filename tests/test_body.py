@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +301,7 @@ def test_what_is_there(files: Path, tmp_path: Path) -> None:
         ("smpl", pickle.dumps([1]), "holds a list, a dictionary was expected"),
         ("smpl", b"", "no pickle of arrays"),
         ("smpl", pickle.dumps({"v_template": 1}), "no body model, f, shapedirs, .* missing"),
-        ("smplx", b"", "not a whole .npz file"),
+        ("smplx", b"", "is empty"),
         ("smplx", b"PK\x03\x04" + bytes(40), "not a whole .npz file"),
     ],
 )
@@ -371,6 +372,18 @@ def test_an_npz_of_something_else(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"not a whole .npz file") as caught:
             body.create("smplx", tmp_path)
         assert str(path) in str(caught.value)
+
+
+def test_an_npz_that_unfolds_to_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "smplx" / "SMPLX_NEUTRAL.npz"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as file, file.open("shapedirs.npy", "w") as member:
+        about = {"descr": "<f8", "fortran_order": False, "shape": (10475, 3, 1 << 20)}
+        np.lib.format.write_array_header_1_0(member, about)
+    with pytest.raises(
+        ValueError, match=r"shapedirs.npy: 263,612,006,400 bytes, of which there may"
+    ):
+        body.create("smplx", tmp_path)
 
 
 def test_expressions_that_are_not_there(files: Path) -> None:

@@ -19,6 +19,7 @@ from vision.metrics.mesh import (
     match,
     point_error,
     precision_recall_f1,
+    read_regressor,
     share_of_correct,
     threedpw_errors,
 )
@@ -207,3 +208,12 @@ def test_share_of_correct_by_hand() -> None:
 def test_points_of_another_number() -> None:
     with pytest.raises(ValueError, match=r"\(1, 2, 3\) points, \(1, 3, 3\) true ones"):
         point_error(torch.zeros(1, 2, 3), torch.zeros(1, 3, 3))
+
+
+def test_a_regressor_that_is_no_regressor_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "J_regressor_h36m_smpl.npy"
+    np.save(path, np.zeros((17, 200_000)))
+    with pytest.raises(ValueError, match="27,200,000 bytes, of which there may be 0 to 16,777,216"):
+        read_regressor(tmp_path, "smpl")
+    np.save(path, np.full((17, 9), 1 / 9))
+    torch.testing.assert_close(read_regressor(tmp_path, "smpl"), torch.full((17, 9), 1 / 9))

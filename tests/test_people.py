@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 import roma
 import torch
 
-from data.images import write_jpeg
+from data.images import write_jpeg, write_png
 from data.people import FIELDS, RenderedClips, RenderedPeople, collate_people
 from vision.body.camera import project
-from vision.body.people import VISIBLE, Crowd, People, _View, main
+from vision.body.people import VISIBLE, Crowd, People, _photograph, _View, main
 from vision.body.poses import draw_pose
 
 
@@ -122,11 +123,28 @@ def test_the_seed_says_everything(people: People, drawn: list[tuple[np.ndarray, 
     assert (image != drawn[2][0]).any()
 
 
-def test_photographs_behind(people: People) -> None:
-    photo = np.full((60, 300, 3), (10, 200, 30), np.uint8)
+def test_photographs_behind(tmp_path: Path) -> None:
+    photo = tmp_path / "a.png"
+    write_png(photo, np.full((60, 300, 3), (10, 200, 30), np.uint8))
     image, _ = People(96, 128, most=1, backgrounds=[photo]).picture(3)
     green = (image[..., 1].astype(int) - image[..., 0] > 100).mean()
     assert 0.3 < green < 0.995
+
+
+def test_large_photographs_are_shrunk_and_not_all_held(tmp_path: Path) -> None:
+    """To no less than fills the picture: two pixels for each of its own, in the smallest piece."""
+    stripes = np.zeros((1200, 900, 3), np.uint8)
+    stripes[::2] = 200
+    paths = [tmp_path / f"{i}.png" for i in range(9)]
+    for path in paths:
+        write_png(path, stripes)
+    first = _photograph(paths[0], 96, 128)
+    assert first.shape == (285, 214, 3)  # 128 / 0.6 wide
+    assert np.ptp(first) < 80  # averaged: they have become grey
+    for path in paths:
+        _photograph(path, 96, 128)
+    assert _photograph.cache_info().currsize == 1
+    assert _photograph(paths[0], 1000, 900).shape == (1200, 900, 3)
 
 
 def test_knees_bend_one_way(people: People) -> None:
@@ -200,9 +218,8 @@ def test_what_is_written_is_read(written: Path) -> None:
     item = data[1]
     assert item["image"].shape == (3, 64, 64)
     assert 0 <= item["image"].min() < item["image"].max() <= 1
-    image, crowd = People(64, 64, backgrounds=[np.full((80, 80, 3), 90, np.uint8)]).picture(
-        [0, 0, 1]
-    )
+    photos = [written.parent / "photos" / "a.jpg"]
+    image, crowd = People(64, 64, backgrounds=photos).picture([0, 0, 1])
     for name in FIELDS:
         np.testing.assert_array_equal(item[name].numpy(), getattr(crowd, name))
     difference = item["image"].permute(1, 2, 0).numpy() * 255 - image
@@ -261,13 +278,23 @@ def test_sets_that_cannot_be_read(written: Path, tmp_path: Path) -> None:
         ({"pose": arrays["pose"][..., :2]}, r"pose is .* N×J×3×3 was expected"),
         ({"box": arrays["box"][:0]}, r"box is \(0, 4\), N×4 was expected"),
         ({"shape": arrays["shape"][0]}, r"shape is \(6,\), N×S was expected"),
-        ({"camera": np.array([None])}, "no truth of rendered people"),
+        ({"camera": np.array([None])}, r"0.npz: not a whole .npz file \(camera.npy: object are no"),
+        (
+            {"camera": arrays["camera"].T},
+            r"0.npz: intrinsics end in the row .*; give \[\[fx, 0, cx",
+        ),
+        ({"camera": np.zeros((3, 3))}, r"0.npz: intrinsics end in the row .*; give \[\[fx, 0, cx"),
+        ({"track": np.zeros(10**7)}, "track.npy: 80,000,000 bytes, of which there may be 0 to 67"),
     ):
-        np.savez(truth, **{**arrays, **change})
+        np.savez_compressed(truth, **{**arrays, **change})
         with pytest.raises(ValueError, match=message):
             RenderedPeople(tmp_path, "train")[0]
+    del arrays["pose"]
+    np.savez(truth, **arrays)
+    with pytest.raises(ValueError, match="no truth of rendered people, pose missing; write the se"):
+        RenderedPeople(tmp_path, "train")[0]
     truth.write_bytes(b"PK half")
-    with pytest.raises(ValueError, match="no truth of rendered people"):
+    with pytest.raises(ValueError, match=r"0.npz: not a whole .npz file"):
         RenderedPeople(tmp_path, "train")[0]
 
 
@@ -276,7 +303,8 @@ def test_sets_that_cannot_be_read(written: Path, tmp_path: Path) -> None:
     [
         (["--size", "8"], "--size 8: give 64 or more"),
         (["--most", "0"], "most=0: give 1 or more"),
-        (["--backgrounds", "."], "no .jpg in this folder"),
+        (["--backgrounds", "."], "--backgrounds .: no picture in this folder or below it; supply"),
+        (["--backgrounds", "out"], "--backgrounds out: is OUT, too; choose another folder"),
     ],
 )
 def test_wrong_calls(
@@ -301,6 +329,56 @@ def test_another_call_with_other_options_is_refused(tmp_path: Path) -> None:
     assert main([*call, "--most", "1"]) == 0
     assert main([*call, "--most", "1"]) == 0
     assert main([*call, "--most", "2"]) == 2
+
+
+def test_a_set_begun_before_photographs_were_told_apart_goes_on(tmp_path: Path) -> None:
+    """Nothing is said of them where there are none, as ever."""
+    told = tmp_path / "options.json"
+    begun = (
+        '{"seed": 0, "size": 64, "most": 1, "frames": null, "farthest": 7.0, "backgrounds": 0}\n'
+    )
+    told.write_text(begun)
+    call = [str(tmp_path), "--train", "0", "--val", "0", "--size", "64", "--most", "1"]
+    assert main(call) == 0
+    assert told.read_text() == begun
+    image = tmp_path / "photos" / "a.png"
+    image.parent.mkdir()
+    write_png(image, np.zeros((9, 9, 3), np.uint8))
+    assert main([*call, "--backgrounds", str(image.parent)]) == 2
+
+
+def test_which_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all kinds and in all folders, but not OUT; others by number or by name are another set."""
+    photos = tmp_path / "photos"
+    (photos / "deep" / "er").mkdir(parents=True)
+    grey = np.full((9, 9, 3), 90, np.uint8)
+    write_jpeg(photos / "a.JPG", grey)
+    write_png(photos / "deep" / "er" / "b.png", grey)
+    (photos / "c.txt").write_text("none")
+    out = photos / "set"
+    call = [str(out), "--train", "1", "--val", "0", "--size", "64", "--most", "1"]
+    call += ["--backgrounds", str(photos)]
+    assert main(call) == 0
+    assert json.loads((out / "options.json").read_text())["backgrounds"] == 2
+    assert main(call) == 0  # the picture that was drawn is none of them
+    (photos / "a.JPG").rename(photos / "other.JPG")
+    assert main(call) == 2
+    assert "was begun with" in capsys.readouterr().err
+    (photos / "other.JPG").rename(photos / "a.JPG")
+    assert main(call) == 0
+    write_png(photos / "deep" / "er" / "b.png", np.arange(243, dtype=np.uint8).reshape(9, 9, 3))
+    assert main(call) == 2
+
+
+def test_a_damaged_photograph_stops_it_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"\xff\xd8\xff and no more")
+    out = tmp_path / "set"
+    assert main([str(out), "--size", "64", "--backgrounds", str(tmp_path / "photos")]) == 2
+    assert "a.jpg: " in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from bodies import Thief, write_smpl, write_threedpw
 from data.threedpw import ThreeDPW
 from vision.body import SMPL
 
+CAMERA = np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
+
 
 @pytest.fixture
 def film(tmp_path: Path) -> dict[str, Any]:
@@ -96,7 +98,14 @@ def test_the_body_stands_where_the_world_and_the_camera_put_it(
         ({"trans": [np.full((5, 3), np.inf)] * 2}, "place has numbers that are not finite"),
         ({"betas": [np.full(10, np.nan)] * 2}, "betas has numbers that are not finite"),
         ({"cam_poses": np.full((5, 4, 4), np.nan)}, "extrinsics has numbers that are not finite"),
-        ({"cam_intrinsics": np.full((3, 3), np.inf)}, "camera has numbers that are not finite"),
+        ({"cam_intrinsics": np.full((3, 3), np.inf)}, "intrinsics have numbers that are not fin"),
+        (
+            {"cam_intrinsics": np.zeros((3, 3))},
+            r"intrinsics end in the row .* give \[\[fx, 0, cx\]",
+        ),
+        ({"cam_intrinsics": CAMERA.T}, r"intrinsics end in the row \[32.0, 24.0, 1.0\], not in"),
+        ({"cam_intrinsics": CAMERA * [[-1], [1], [1]]}, "focal lengths -60 and 60, which are not"),
+        ({"cam_intrinsics": CAMERA / [[64], [48], [1]]}, "which no camera has in pixels"),
         ({"cam_poses": np.tile(1.1 * np.eye(4), (5, 1, 1))}, "cameras that are no rotations"),
         ({"cam_poses": np.tile(-np.eye(4), (5, 1, 1))}, "cameras that are no rotations"),
     ],

@@ -8,12 +8,15 @@ how far somebody is, as in photographs.
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +27,8 @@ from rich.progress import track
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from data.images import read_rgb, write_jpeg
+from data.images import SUFFIXES, read_rgb, show, write_jpeg
+from data.inspection import pictures
 from data.pairs import SPLITS
 from vision.body.anny import Anny
 from vision.body.camera import intrinsics, project
@@ -35,6 +39,9 @@ SKIN = ((241, 205, 178), (224, 172, 138), (198, 134, 96), (141, 85, 54), (84, 52
 HAIR = ((28, 24, 22), (70, 46, 30), (130, 90, 50), (200, 170, 110), (150, 150, 150))
 VISIBLE = 0.1
 """Whoever shows less of the silhouette than this is not in the picture's truth."""
+
+SMALLEST = 0.6
+"""Of a photograph behind people, as large a piece as fits or no less than this share of it."""
 
 NEAREST = 1.8
 """Metres from the camera, along the floor."""
@@ -80,7 +87,7 @@ class People:
     Args:
         height, width: of the pictures.
         most: people in one, from 1 on.
-        backgrounds: photographs to stand before, uint8 RGB; drawn ones where there are none.
+        backgrounds: photographs to stand before; drawn ones where there are none.
         occluders: share of pictures in which a box stands in the way.
         farthest: metres from the camera, between 1.8 and which people stand.
     """
@@ -90,7 +97,7 @@ class People:
         height: int = 448,
         width: int = 448,
         most: int = 6,
-        backgrounds: Sequence[np.ndarray] = (),
+        backgrounds: Sequence[Path] = (),
         occluders: float = 0.3,
         farthest: float = 7.0,
     ) -> None:
@@ -307,8 +314,9 @@ class People:
         """Float 2H×2W×3, 0 … 255: a piece of a photograph, or a wall, a floor and things."""
         height, width = 2 * self.height, 2 * self.width
         if self.backgrounds:
-            photo = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            share = rng.uniform(0.6, 1) * min(photo.shape[0] / height, photo.shape[1] / width)
+            path = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            photo = _photograph(path, height, width)
+            share = rng.uniform(SMALLEST, 1) * min(photo.shape[0] / height, photo.shape[1] / width)
             high, wide = max(1, int(share * height)), max(1, int(share * width))
             top = int(rng.integers(photo.shape[0] - high + 1))
             left = int(rng.integers(photo.shape[1] - wide + 1))
@@ -381,6 +389,17 @@ CUBE = np.array([triangle for a, b, c, d in _SIDES for triangle in ((a, b, c), (
 """Triangles of a box whose corner i lies at x, y, z by the bits of i."""
 
 
+@functools.lru_cache(maxsize=1)  # a clip has the same behind all its frames
+def _photograph(path: Path, height: int, width: int) -> np.ndarray:
+    """uint8 RGB, no larger than it takes for the smallest piece to fill height×width."""
+    photo = read_rgb(path)
+    shrink = max(height / photo.shape[0], width / photo.shape[1]) / SMALLEST
+    if shrink >= 1:
+        return photo
+    size = (math.ceil(shrink * photo.shape[1]), math.ceil(shrink * photo.shape[0]))
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+
+
 def _part(bone: str) -> str:
     """What is worn over a bone."""
     name = bone.partition(".")[0].rstrip("0123456789-")
@@ -410,28 +429,35 @@ def write(
     seed: int = 0,
     size: int = 448,
     most: int = 6,
-    backgrounds: Sequence[np.ndarray] = (),
+    backgrounds: Path | None = None,
     frames: int | None = None,
     farthest: float = 7.0,
 ) -> None:
     """Write a set that `data.people` reads: counts by split of pictures, or of clips of `frames`.
 
     Picture or clip i of a split depends on the seed, the split, i and the options alone, and what
-    is already there stays: a second call goes on where the first was broken off.
+    is already there stays: a second call goes on where the first was broken off. `backgrounds` is
+    a folder of photographs to stand before, subfolders included.
 
     Raises:
-        ValueError: the set was begun with other options.
+        ValueError: the set was begun with other options or photographs, or one is damaged.
     """
-    people = People(size, size, most, backgrounds, farthest=farthest)
-    options = {"seed": seed, "size": size, "most": most, "frames": frames, "farthest": farthest}
-    options["backgrounds"] = len(backgrounds)
-    root.mkdir(parents=True, exist_ok=True)
+    photos = _find_photographs(backgrounds, root) if backgrounds else []
+    people = People(size, size, most, photos, farthest=farthest)
+    console = Console(stderr=True)
     told = root / "options.json"
+    if not told.exists():  # a damaged one shall stop it now, not when it is drawn, hours later
+        for photo in track(photos, "reading photographs", console=console, disable=len(photos) < 4):
+            read_rgb(photo)
+    options: dict[str, Any] = {"seed": seed, "size": size, "most": most, "frames": frames}
+    options |= {"farthest": farthest, "backgrounds": len(photos)}
+    if backgrounds:
+        options["photographs"] = _digest(photos, backgrounds)
     if told.exists() and (begun := json.loads(told.read_text())) != options:
         raise ValueError(f"{root}: was begun with {begun}, not {options}; name another folder")
+    root.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps(options) + "\n")
     todo = [(split, i) for split, count in counts.items() for i in range(count)]
-    console = Console(stderr=True)
     for split, index in track(todo, "drawing people", console=console, disable=len(todo) < 4):
         name, draw = f"{index:06d}", [seed, SPLITS.index(split), index]
         if frames is None:
@@ -440,6 +466,29 @@ def write(
         elif not (root / split / name / f"{frames - 1:04d}.jpg").exists():
             for frame, (image, crowd) in enumerate(zip(*people.clip(draw, frames), strict=True)):
                 _save(root / split / name / f"{frame:04d}", image, crowd)
+
+
+def _find_photographs(folder: Path, out: Path) -> list[Path]:
+    """All in a folder and below it, but for what is written to OUT."""
+    if out.resolve() == folder.resolve():
+        raise ValueError(
+            f"--backgrounds {show(folder)}: is OUT, too; choose another folder for OUT"
+        )
+    inside = folder / os.path.relpath(out.resolve(), folder.resolve())
+    photos = [path for path in pictures(folder, recursive=True) if inside not in path.parents]
+    if not photos:
+        kinds = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise ValueError(
+            f"--backgrounds {show(folder)}: no picture in this folder or below it; supply files"
+            f" ending in {kinds}"
+        )
+    return photos
+
+
+def _digest(paths: Sequence[Path], folder: Path) -> str:
+    """Of names in the folder and of sizes: another one if a photograph is another."""
+    files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:16]
 
 
 def _save(stem: Path, image: np.ndarray, crowd: Crowd) -> None:
@@ -462,7 +511,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=448, help="of a side, in pixels (448)")
     parser.add_argument("--most", type=int, default=6, help="people in a picture (6)")
     parser.add_argument(
-        "--backgrounds", type=Path, metavar="DIR", help="photographs to stand before"
+        "--backgrounds",
+        type=Path,
+        metavar="DIR",
+        help="photographs to stand before, in DIR and below it",
     )
     parser.add_argument("--frames", type=int, metavar="N", help="clips of so many, not pictures")
     parser.add_argument(
@@ -474,18 +526,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.size < 64:
         parser.error(f"--size {given.size}: give 64 or more")
     try:
-        photos = sorted(given.backgrounds.glob("*.jpg")) if given.backgrounds else []
-        if given.backgrounds and not photos:
-            parser.error(f"--backgrounds {given.backgrounds}: no .jpg in this folder")
         counts = {split: getattr(given, split) for split in SPLITS}
-        backgrounds = [read_rgb(photo) for photo in photos]
         write(
             given.out,
             counts,
             given.seed,
             given.size,
             given.most,
-            backgrounds,
+            given.backgrounds,
             given.frames,
             given.farthest,
         )

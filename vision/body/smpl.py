@@ -8,9 +8,6 @@ neither it, whose licence is non-commercial, nor to unpickle what it reads.
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import roma
 import torch
 from torch import Tensor
 
+from data.arrays import load_npz
 from data.images import show
 from data.pickles import load_arrays
 from vision.body.model import Body, BodyModel, Rest
@@ -141,11 +139,8 @@ SMPL_SIZES = _sizes(6890, 13776, 24)
 SMPLX_SIZES = {**_sizes(10475, 20908, 55), "hands_meanl": (45,), "hands_meanr": (45,)}
 """Of the arrays that a file must have; None is any number."""
 
-DAMAGE = (
-    *(EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError, AttributeError, KeyError),
-    *(OverflowError, MemoryError, RuntimeError, SyntaxError, struct.error),
-)
-"""What NumPy raises at an .npz that is none, or half of one."""
+LARGEST = 1 << 29
+"""Bytes of these arrays together; those of SMPL-X with all its shapes have half of it."""
 
 
 def _read(path: Path, sizes: Sizes, right: str) -> dict[str, np.ndarray]:
@@ -155,15 +150,9 @@ def _read(path: Path, sizes: Sizes, right: str) -> dict[str, np.ndarray]:
         ValueError: one is missing, of another size, or has numbers that no model has; says to take
             the file that is `right`.
     """
-    if path.suffix == ".pkl":
-        found: dict[str, Any] = load_arrays(path)
-    else:
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                found = {name: data[name] for name in sizes if name in data}
-        except DAMAGE as error:
-            why = show(str(error)[:200])
-            raise ValueError(f"{show(path)}: not a whole .npz file ({why}); get it again") from None
+    found: dict[str, Any] = (
+        load_arrays(path) if path.suffix == ".pkl" else load_npz(path, sizes, LARGEST)
+    )
     missing = [name for name in sizes if name not in found]
     if missing:
         raise ValueError(f"{show(path)}: no body model, {', '.join(missing)} missing")

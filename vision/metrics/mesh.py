@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +11,13 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from data.arrays import load_npy
 from data.images import show
 
 H36M_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 """Of the 17 joints of Human3.6M those that 3DPW's protocol compares."""
+LARGEST = 1 << 24
+"""Bytes of a regressor; that of SMPL-X has a tenth of it."""
 
 
 def point_error(
@@ -106,12 +108,7 @@ def read_regressor(folder: Path, body: str) -> Tensor:
             " microsoft/MeshTransformer (J_regressor_h36m_correct.npy), that of smplx from"
             " IDEA-Research/OSX, or set model.regressors null to do without"
         )
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{show(path)}: no array of NumPy ({error}); get it again") from None
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{show(path)}: several arrays; give one, of 17×V numbers")
+    found = load_npy(path, LARGEST)
     if found.ndim != 2 or len(found) != 17 or found.dtype.kind != "f":
         raise ValueError(f"{show(path)}: {found.shape} {found.dtype}; give 17×V numbers")
     if not np.isfinite(found).all():
