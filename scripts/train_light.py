@@ -52,8 +52,8 @@ def main() -> None:
 def asked(rows: Iterable[str], runs: Path) -> argparse.Namespace:
     """What the call says: where the photographs are, which rows, and where their runs are."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("bsds500", type=Path)
-    parser.add_argument("set5", type=Path)
+    parser.add_argument("bsds500", type=Path, nargs="?", default=Path("bsds500"))
+    parser.add_argument("set5", type=Path, nargs="?", default=Path("set5/HR"))
     parser.add_argument("--rows", nargs="+", choices=[*rows], default=[*rows])
     parser.add_argument("--runs", type=Path, default=runs)
     return parser.parse_args()
