@@ -109,7 +109,7 @@ class Manifest:
         """All rows, streamed from the disk."""
         return (row for _, row in self._numbered())
 
-    def films(self) -> dict[str, list[Row]]:
+    def videos(self) -> dict[str, list[Row]]:
         """Frames that are done, by video: of this run, and of videos that this call names."""
         found: dict[str, list[Row]] = {}
         for row in self.rows():

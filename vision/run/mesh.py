@@ -248,7 +248,7 @@ class MeshJob:
     def finish(self, manifest: Manifest, out: Path) -> Finished:
         """Of each video of this call that has no tracks yet: tracks, and the video drawn over."""
         finished = Finished()
-        for video, rows in manifest.films().items():
+        for video, rows in manifest.videos().items():
             if film_of(rows, out).exists():  # written last
                 continue
             try:
