@@ -68,6 +68,17 @@ def test_shapes(name: str, body: str, shape: int) -> None:
     assert (net.spec.reads, net.spec.frames, net.spec.joints) == ("clips", FRAMES, BODY)
 
 
+@pytest.mark.parametrize(
+    ("body", "shape", "told"),
+    [("smpl", 10, (10, 0)), ("smpl", 16, (16, 0)), ("smplx", 10, (10, 0)), ("smplx", 20, (10, 10))],
+)
+def test_its_shapes_are_betas_and_then_expressions(
+    net: CoordFormer, body: str, shape: int, told: tuple[int, int]
+) -> None:
+    spec = tiny(net.features.backbone, body=body, shape=shape).spec
+    assert (spec.betas, spec.expressions) == told
+
+
 @pytest.mark.slow
 def test_every_parameter_gets_a_gradient() -> None:
     net = shaken(tiny()).train()
@@ -272,6 +283,7 @@ def test_wrong_calls_name_the_cure(net: CoordFormer) -> None:
     for message, given in {
         "body=star, shape=10: give anny and 6": {"body": "star"},
         "body=anny, shape=10: give anny and 6": {"body": "anny"},
+        "body=smplx, shape=9: .* smplx and 10, 20 with expressions": {"body": "smplx", "shape": 9},
         "size=100: give a multiple of resnet18's 32": {"size": 100},
         "give a grid that the tile divides": {"grid": 15},
         "give heads=4 more than 8 channels each": {"heads": 4},

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -16,7 +19,7 @@ import yaml
 import vision
 from data.images import write_jpeg, write_png
 from data.people import RenderedPeople, collate_people
-from vision.body import create
+from vision.body import Body, BodyModel, create
 from vision.body.camera import intrinsics, project
 from vision.body.people import People, main
 from vision.cli import infer, train
@@ -165,24 +168,104 @@ def test_somebody_missed_and_somebody_invented_count(rendered: Path) -> None:
         assert means["recall"] == pytest.approx(right / many)
 
 
-def test_unrest_of_places_is_told_from_that_of_poses() -> None:
-    """A clip of somebody who keeps still, found with another depth in every second frame."""
-    body, frames = create("anny"), 4
+def someone(body: BodyModel, frames: int) -> Truth:
+    """A clip of somebody who keeps still, 4 m away."""
     pose, shape = body.still(frames).clone(), body.neutral_shape.expand(frames, -1)
     pose[:, 0] = torch.diag(torch.tensor([1.0, -1, -1]))
-    camera = intrinsics(SIZE, SIZE).expand(frames, 3, 3)
-    place = torch.tensor([0.0, 0, 4]).repeat(frames, 1)
-    true = body(pose, shape, place)
+    true = body(pose, shape, torch.tensor([0.0, 0, 4]).repeat(frames, 1))
     whole = torch.tensor([0.0, 0, SIZE, SIZE]).expand(frames, 4)
-    picture, track = torch.arange(frames), torch.zeros(frames, dtype=torch.long)
-    truth = Truth(picture, pose, shape, *true, whole, camera, track)
+    camera = intrinsics(SIZE, SIZE).expand(frames, 3, 3)
+    track = torch.zeros(frames, dtype=torch.long)
+    return Truth(torch.arange(frames), pose, shape, *true, whole, camera, track)
+
+
+def test_unrest_of_places_is_told_from_that_of_poses() -> None:
+    """Found with another depth in every second frame."""
+    body, frames = create("anny"), 4
+    truth = someone(body, frames)
+    place = truth.joints[:, 0].clone()
     place[::2, 2] += 0.01
     found = Found()
-    people = Recovered(picture, torch.ones(frames), pose, shape, place)
-    found.add(people, body(pose, shape, place), truth, body)
+    people = Recovered(truth.picture, torch.ones(frames), truth.pose, truth.shape, place)
+    found.add(people, body(truth.pose, truth.shape, place), truth, body)
     means = found.means()
     assert means["acceleration"] == pytest.approx(0, abs=1e-2)
     assert means["acceleration_in_space"] == pytest.approx(20, rel=1e-2)
+
+
+def test_a_missed_frame_leaves_acceleration_to_the_others() -> None:
+    """Of eight frames the fourth is missed: three before it are a run, and four after it."""
+    body, frames = create("anny"), 8
+    truth = someone(body, frames)
+    place = truth.joints[:, 0].clone()
+    place[1, 2] += 0.01  # accelerations −20 mm per frame² within the first run, 0 in the other
+    there = torch.arange(frames) != 3
+    people = Recovered(truth.picture, torch.ones(frames), truth.pose, truth.shape, place)
+    people, found = people.take(there), Found()
+    found.add(people, body(people.rotations, people.shape, people.place), truth, body)
+    assert found.means()["recall"] == 7 / 8
+    assert found.errors["acceleration"] == pytest.approx([0, 0, 0], abs=1e-2)
+    assert found.errors["acceleration_in_space"] == pytest.approx([20, 0, 0], abs=1e-2)
+
+
+# ---- several processes
+
+
+def test_what_processes_found_is_pooled() -> None:
+    """One of them found nobody, and so has no errors and fewer terms of a loss."""
+    body = create("anny")
+    truth = someone(body, 3)
+    place = truth.joints[:, 0] + torch.tensor([[0.0], [0.1], [0.2]])
+    people = Recovered(truth.picture, torch.ones(3), truth.pose, truth.shape, place)
+    stood = body(people.rotations, people.shape, people.place)
+    whole, parts = Found(), [Found(), Found(), Found()]
+    shares = ([], [0], [1, 2])
+    for part, rows in zip(parts, shares, strict=True):
+        mine = torch.tensor(rows, dtype=torch.long)
+        for found in (part, whole):
+            seen = people.take(mine), Body(*(field[mine] for field in stood))
+            theirs = truth.take(mine if len(mine) else torch.tensor([0]))
+            found.add(*seen, theirs, body)
+            terms = {"heat": torch.tensor(2.0 + len(rows))}
+            found.add_losses(terms | ({"offset": torch.tensor(7.0)} if rows else {}), 1 + len(rows))
+    pooled = Found.together(parts)
+    assert pooled.means() == whole.means()
+    assert pooled.means()["recall"] == 3 / 4
+    assert pooled.mean_losses() == pytest.approx({"heat": (2 + 2 * 3 + 3 * 4) / 6, "offset": 7})
+    assert [*pooled.mean_losses()] == [*whole.mean_losses()]
+    assert {*parts[0].means()} == {"precision", "recall", "f1"}
+    nobody = Found.together([Found(), Found()])
+    assert {*nobody.means()} == {"precision", "recall", "f1"}
+
+
+def test_two_processes_validate_as_one(
+    model: Path, rendered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second's picture is empty: nobody to recall, and it has not all terms of the loss."""
+    shutil.copytree(rendered, tmp_path / "people")
+    empty = max((tmp_path / "people" / "val").glob("*.npz"))
+    with np.load(empty) as file:
+        arrays = {name: array if name == "camera" else array[:0] for name, array in file.items()}
+    np.savez(empty, **arrays)
+    call = ["validate", "--config", str(model.parents[1] / "recipe.yaml"), "--data.batch_size", "1"]
+    call += ["--data.root", str(tmp_path / "people"), "--ckpt_path", str(model)]
+    call += ["--trainer.default_root_dir", str(tmp_path)]
+    assert train(call) == 0
+    alone = told(capsys.readouterr().out)
+    assert alone["val/recall"] == 0
+    assert alone["val/offset"] > 0
+    call += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    both = subprocess.run(
+        [sys.executable, "train.py", *call],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert both.returncode == 0, both.stderr
+    assert told(both.stdout) == pytest.approx(alone, rel=1e-4)
+
+
+def told(table: str) -> dict[str, float]:
+    """Numbers of a validation by their names."""
+    return {n: float(value) for n, value in re.findall(r"(val/\w+)[ │]+([\d.e+-]+)", table)}
 
 
 # ---- use

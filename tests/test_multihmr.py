@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import roma
 import torch
@@ -16,15 +17,16 @@ from torch import Tensor, nn
 
 import vision
 from vision.backbones import Backbone
-from vision.body import AnnyMakeHuman
+from vision.body import Anny, AnnyMakeHuman
 from vision.body.camera import intrinsics
-from vision.mesh import MultiHMR, MultiHMRAnny
+from vision.mesh import MultiHMR, MultiHMRAnny, MultiHMRLoss
 from vision.mesh.grid import assign, peaks
 from vision.mesh.multihmr import RELEASED, Decoder, rays
 from vision.mesh.multihmr_anny import RELEASED as RELEASED_ANNY
 from vision.mesh.multihmr_anny import sines
 from vision.mesh.people import stand
 from vision.run.mesh import MeshPredictor
+from vision.tasks.mesh import MeshTask
 
 SIZE = 112
 
@@ -220,12 +222,12 @@ def released(net: MultiHMR) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_a_released_checkpoint_loads_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("betas", [10, 11])
+def test_a_released_checkpoint_loads_as_it_is(betas: int, tmp_path: Path) -> None:
     """With an argparse Namespace in it; the places of DINOv2's 37×37 patches are resampled."""
     dinov2 = backbone("vit_small_patch14_dinov2")
-    net = shaken(
-        MultiHMR(dinov2, SIZE, "smplx", dim=64, heads=8, head_dim=8, mlp=48, swapped_rays=True)
-    )
+    sizes = {"dim": 64, "heads": 8, "head_dim": 8, "mlp": 48, "betas": betas}
+    net = shaken(MultiHMR(dinov2, SIZE, "smplx", **sizes, swapped_rays=True))
     state = released(net)
     places = torch.randn(1, 1 + 37 * 37, 384)
     state["backbone.encoder.pos_embed"] = places
@@ -243,9 +245,31 @@ def test_a_released_checkpoint_loads_as_it_is(tmp_path: Path) -> None:
     torch.testing.assert_close(own["backbone.net.pos_embed"][:, 1:], square.flatten(2).mT)
     assert found.net.swapped_rays is True
     image = (torch.rand(60, 90, 3) * 255).byte().numpy()
-    assert found(image).vertices.shape[1:] == (10475, 3)
+    recovery = found(image)
+    assert len(recovery.score)
+    assert recovery.vertices.shape[1:] == (10475, 3)
+    assert recovery.shape.shape[1] == betas + 10
+    assert found.body.shape_names[betas - 1 : betas + 1] == (f"beta{betas - 1}", "expression0")
     with pytest.raises(FileNotFoundError, match="register at https://smpl-x"):
         vision.load(path, body_models=tmp_path)
+
+
+def test_more_betas_than_the_body_model_has(tmp_path: Path) -> None:
+    """Older files of SMPL-X have 10 betas and 10 expressions."""
+    path = tmp_path / "smplx" / "SMPLX_NEUTRAL.npz"
+    write_smplx(path)
+    with np.load(path) as data:
+        np.savez(path, **{**data, "shapedirs": data["shapedirs"][..., :20]})
+    net = MultiHMR(backbone(), SIZE, "smplx", dim=32, heads=2, mlp=32, betas=11)
+    with pytest.raises(ValueError, match=r"SMPLX_NEUTRAL.npz: 10 betas, 11 are wanted"):
+        MeshTask(net, MultiHMRLoss(), str(tmp_path))
+
+
+def test_a_body_of_other_shapes_than_the_net_gives(images: Tensor) -> None:
+    net = small("smplx")
+    people = net(images, CAMERA, AT).people
+    with pytest.raises(ValueError, match="have 20 numbers, those of Anny 6; take the body of"):
+        stand(people, net.spec, Anny())
 
 
 def released_for_anny() -> dict[str, Tensor]:

@@ -14,12 +14,18 @@ __all__ = ["SMPL", "SMPLX", "Anny", "AnnyMakeHuman", "Body", "BodyModel", "avail
 FREE: dict[str, Callable[[], BodyModel]] = {"anny": Anny, "anny_makehuman": AnnyMakeHuman}
 GATED = {
     # Where each is looked for, below the folder, and who gives it away after a registration.
-    "smplx": (SMPLX, "smplx/SMPLX_{}.npz", "https://smpl-x.is.tue.mpg.de"),
-    "smpl": (SMPL, "smpl/SMPL_{}.pkl", "https://smpl.is.tue.mpg.de"),
+    "smplx": ("smplx/SMPLX_{}.npz", "https://smpl-x.is.tue.mpg.de"),
+    "smpl": ("smpl/SMPL_{}.pkl", "https://smpl.is.tue.mpg.de"),
 }
 
 
-def create(name: str = "anny", folder: Path | None = None, gender: str = "neutral") -> BodyModel:
+def create(
+    name: str = "anny",
+    folder: Path | None = None,
+    gender: str = "neutral",
+    betas: int = 10,
+    expressions: int = 10,
+) -> BodyModel:
     """A body model.
 
     Args:
@@ -28,22 +34,23 @@ def create(name: str = "anny", folder: Path | None = None, gender: str = "neutra
         folder: where the files of the other two are, as `smplx/SMPLX_NEUTRAL.npz` and
             `smpl/SMPL_NEUTRAL.pkl`.
         gender: of these: neutral, female or male.
+        betas: how many shapes these have.
+        expressions: how many of `smplx`.
 
     Raises:
-        ValueError: an unknown name; a damaged file.
+        ValueError: an unknown name; a damaged file, or one with fewer betas or expressions.
         FileNotFoundError: the files are not there; says what to download, and where to put it.
     """
     if name in FREE:
         return FREE[name]()
     if name not in GATED:
         raise ValueError(f"body model {name}: choose one of {', '.join([*FREE, *GATED])}")
-    model, _, _ = GATED[name]
     path = _path(name, folder, gender)
     if not path.is_file():
         raise FileNotFoundError(
             f"{missing(name, folder, gender)}, or use anny, which needs no file"
         )
-    return model(path)
+    return SMPL(path, betas) if name == "smpl" else SMPLX(path, betas, expressions)
 
 
 def available(folder: Path | None = None, gender: str = "neutral") -> dict[str, bool]:
@@ -54,9 +61,9 @@ def available(folder: Path | None = None, gender: str = "neutral") -> dict[str, 
 
 def missing(name: str, folder: Path | None = None, gender: str = "neutral") -> str:
     """Where the file of a gated model is wanted, and whence it comes."""
-    path, site = _path(name, folder, gender), GATED[name][2]
+    path, site = _path(name, folder, gender), GATED[name][1]
     return f"{path} is not there; register at {site}, download the model and put the file there"
 
 
 def _path(name: str, folder: Path | None, gender: str = "neutral") -> Path:
-    return (folder or Path("body_models")) / GATED[name][1].format(gender.upper())
+    return (folder or Path("body_models")) / GATED[name][0].format(gender.upper())

@@ -32,6 +32,7 @@ from vision.mesh.people import MeshSpec, People
 COORDINATES = 8  # numbers of a head that carry them
 OUTSIDE = -1e4  # in place of −∞, which half precision could not multiply
 ANNY = (0.5, 2 / 3, 0.5, 0.5, 0.5, 0.5)  # an average adult
+BETAS = 10  # of SMPL-X
 METRES = 4.0  # from the camera, before anything is learned
 
 
@@ -258,7 +259,8 @@ class CoordFormer(nn.Module):
         frames: of a full clip; shorter ones will do.
         size: of the pictures, a multiple of the backbone's last stride.
         grid: cells a side of all maps, a multiple of the tile.
-        body, shape: the body model, and how many numbers its shape has: 6 of Anny, in [0, 1].
+        body, shape: the body model, and how many numbers its shape has: 6 of Anny, in [0, 1]; betas
+            of SMPL; of SMPL-X 10 betas and, beyond these, expressions.
         dim, heads, depth, mlp: of the transformers.
         temporal: whether there is one over the clip; without it every frame is on its own.
         tile, reach: cells that attend together, and how many around them they see.
@@ -287,9 +289,11 @@ class CoordFormer(nn.Module):
     ) -> None:
         super().__init__()
         backbone = backbone or Backbone("hrnet_w32", "none", frozen=False)
-        if body not in ("anny", "smplx", "smpl") or (body == "anny" and shape != len(ANNY)):
+        right = {"anny": shape == len(ANNY), "smplx": shape >= BETAS, "smpl": shape > 0}
+        if not right.get(body, False):
             raise ValueError(
-                f"body={body}, shape={shape}: give anny and 6, or smplx or smpl and 10"
+                f"body={body}, shape={shape}: give anny and 6, smpl and 10, or smplx and 10, 20"
+                " with expressions"
             )
         if size % backbone.patch:
             raise ValueError(f"size={size}: give a multiple of {backbone.name}'s {backbone.patch}")
@@ -301,7 +305,11 @@ class CoordFormer(nn.Module):
         if dim % heads or dim // heads <= COORDINATES:
             raise ValueError(f"dim={dim}: give heads={heads} more than {COORDINATES} channels each")
         self.grid, self.shape, self.bounded = grid, shape, body == "anny"
-        self.spec = MeshSpec(body, BODY, "clips", (size, size), "pelvis", frames)
+        betas = BETAS if body == "smplx" else shape
+        self.spec = MeshSpec(
+            body, BODY, "clips", (size, size), "pelvis", frames, betas=betas,
+            expressions=shape - betas,
+        )  # fmt: skip
         self.features = Features(backbone, dim, grid)
         self.centre = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.GELU())
         self.heat = nn.Conv2d(dim, 1, 1)

@@ -156,6 +156,7 @@ class OneShot(nn.Module):
         body: BodyName,
         joints: tuple[str, ...],
         middle: int | None = None,
+        betas: int = 10,
     ) -> None:
         super().__init__()
         if body not in self.BODIES:
@@ -165,8 +166,9 @@ class OneShot(nn.Module):
         backbone.net.set_input_size((size, size))
         self.backbone, self.size, self.step = backbone, size, backbone.patch
         self.grid = size // backbone.patch
+        bones = body == "anny_makehuman"
         self.spec = MeshSpec(
-            body, joints, "pictures", (size, size), "head", about_bones=body == "anny_makehuman"
+            body, joints, "pictures", (size, size), "head", about_bones=bones, betas=betas
         )
         dim = backbone.channels[-1]
         self.middle = () if middle is None else (middle,)
@@ -215,10 +217,10 @@ class MultiHMR(OneShot):
     Args:
         backbone: any ViT with a class token; DINOv2's ViT-L/14 by default, random.
         size: of a side of the pictures, in pixels.
-        body: whose numbers it gives: `smplx` (53 rotations with the jaw, 10 shapes and 10
+        body: whose numbers it gives: `smplx` (53 rotations with the jaw, `betas` shapes and 10
             expressions) or `anny` (52 rotations that it shares with SMPL-X, 6 phenotypes).
         dim, depth, heads, head_dim, mlp: of the Human Prediction Head.
-        betas: shapes of SMPL-X: 10, or 11 with the size of a child.
+        betas: how many shapes of SMPL-X: 10, or 11, which the released code knows too.
         swapped_rays: rows and columns of patches in the places of x and y when rays are computed,
             as the released code has it; for its checkpoints.
 
@@ -240,9 +242,10 @@ class MultiHMR(OneShot):
         swapped_rays: bool = False,
     ) -> None:
         backbone = backbone or Backbone("vit_large_patch14_dinov2", weights="none", frozen=False)
-        super().__init__(backbone, size, body, SMPLX_53 if body == "smplx" else SHARED)
+        joints = SMPLX_53 if body == "smplx" else SHARED
+        super().__init__(backbone, size, body, joints, betas=betas)
         self.swapped_rays = swapped_rays
-        expressions = 10 if body == "smplx" else 0
+        expressions = self.spec.expressions if body == "smplx" else 0
         shapes = betas if body == "smplx" else 6
         pose = 6 * len(self.spec.joints)
         width = backbone.channels[-1]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import roma
 import torch
 from torch import Tensor
 
-from vision.body import AnnyMakeHuman, Body, BodyModel
+from vision.body import AnnyMakeHuman, Body, BodyModel, create
 from vision.body.smpl import BODY, HANDS, SMPLX
 
 BodyName = Literal["anny", "anny_makehuman", "smplx", "smpl"]
@@ -35,6 +36,8 @@ class MeshSpec:
             vectors are added, as smplx does), and not from flat ones.
         about_bones: whether rotations turn about the axes of each bone, as the body has them
             (`axes`), and not about axes that are parallel to the world's at rest.
+        betas: how many shapes of SMPL-X or SMPL its numbers are of; Anny's are always six.
+        expressions: how many of SMPL-X; they follow the betas.
     """
 
     body: BodyName
@@ -45,11 +48,17 @@ class MeshSpec:
     frames: int = 1
     hands_from_relaxed: bool = False
     about_bones: bool = False
+    betas: int = 10
+    expressions: int = 10
 
     @property
     def sees(self) -> int | None:
         """Side of the square pictures that the net takes; None: any, it cuts crops out of them."""
         return None if self.reads == "crops" else self.size[0]
+
+    def create_body(self, folder: Path | None = None) -> BodyModel:
+        """The model that its numbers are of; see `vision.body.create`."""
+        return create(self.body, folder, betas=self.betas, expressions=self.expressions)
 
 
 class People(NamedTuple):
@@ -93,8 +102,15 @@ def stand(people: People, spec: MeshSpec, body: BodyModel) -> Body:
     """Surfaces and joints of N people before the camera.
 
     Raises:
-        ValueError: a body model of another kind than the net's.
+        ValueError: a body model that takes other shapes than the net gives.
     """
+    given, taken = people.shape.shape[1], len(body.neutral_shape)
+    if given != taken:
+        raise ValueError(
+            f"the net's shapes have {given} numbers, those of {type(body).__name__} {taken}; take"
+            " the body of net.spec.create_body, and give its MeshSpec the net's betas and"
+            " expressions"
+        )
     centred = body(pose_of(people, spec, body), people.shape)
     if spec.anchor is None:
         shift = people.place + body.pelvis(people.shape)

@@ -45,11 +45,18 @@ class Truths:
     def __call__(self, batch: dict[str, Any]) -> Truth:
         """
         Raises:
-            ValueError: data that are true of a body model which rests otherwise than the net's.
+            ValueError: data that are true of a body model which rests otherwise than the net's, or
+                of one with more or fewer shapes.
         """
         owner = batch["owner"]
         seen = (batch["box"], batch["camera"][owner], batch["track"])
         if "gender" not in batch and batch["body"] == self.name:
+            given, taken = batch["shape"].shape[1], len(self.body.neutral_shape)
+            if given != taken:
+                raise ValueError(
+                    f"the data have shapes of {given} numbers, the net's body {self.name} {taken};"
+                    " take a net with as many betas and expressions"
+                )
             vertices, joints = self.body(batch["pose"], batch["shape"], batch["translation"])
             return Truth(owner, batch["pose"], batch["shape"], vertices, joints, *seen)
         if "gender" not in batch or self.name.startswith("anny"):

@@ -141,15 +141,13 @@ def _recovers(
     options: Mapping[str, Any],
 ) -> MeshPredictor:
     """The predictor of a net that recovers people."""
-    from vision import body
     from vision.run.mesh import MeshPredictor
 
     wrong = {"false_alarms": false_alarms, "scale": scale, **options}
     _check_options(wrong, RECOVERS, f"{path}: is for `mesh`")
     given = {name: value for name, value in options.items() if value is not None}
     folder, spec = given.pop("body_models", None), cast("Any", net.spec)
-    model = body.create(spec.body, folder)
-    return MeshPredictor(net, model, device=device, fingerprint=digest, **given)
+    return MeshPredictor(net, spec.create_body(folder), device=device, fingerprint=digest, **given)
 
 
 def _of_ours(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path) -> nn.Module:

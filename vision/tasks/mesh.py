@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
@@ -18,8 +19,9 @@ from vision import body as bodies
 from vision.backbones import Backbone
 from vision.body import Body
 from vision.body.camera import project
-from vision.body.smpl import BODY
+from vision.body.smpl import BODY, SMPL_JOINTS
 from vision.mesh.losses import MeshLoss
+from vision.mesh.mirror import mirrored
 from vision.mesh.people import MeshSpec, People, Truth, stand
 from vision.mesh.truth import GENDERS, Truths
 from vision.metrics.mesh import (
@@ -62,6 +64,8 @@ class MeshTask(LightningModule):
         threshold: score from which somebody counts as found; the net's own by default.
         features: folder in which is kept what frozen ViTs say of each picture
             (`vision.backbones.remembered`), for training on a CPU; with data.augment false.
+        flips: whether every second picture or clip, by chance, is seen in a mirror in training;
+            with `features` both ways are kept.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class MeshTask(LightningModule):
         threshold: float | None = None,
         features: str | None = None,
         regressors: str | None = None,
+        flips: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -87,14 +92,14 @@ class MeshTask(LightningModule):
         spec: Any = net.spec
         self.spec: MeshSpec = spec
         folder = None if body_models is None else Path(body_models)
-        self.body = bodies.create(self.spec.body, folder)  # its arrays are in no state dict
+        self.body = self.spec.create_body(folder)  # its arrays are in no state dict
         self.truths = Truths(self.spec.body, self.body, folder)
         self.thin = self.body.thinned(loss.every)
         self.thin_truths = Truths(self.spec.body, self.thin, folder, loss.every)
         self.regressors = regressors
         self.lr, self.weight_decay, self.warm_up = lr, weight_decay, warm_up
         self.options = {} if threshold is None else {"threshold": threshold}
-        self.features = features
+        self.features, self.flips = features, flips
         if features is not None:
             backbones = [m for m in net.modules() if isinstance(m, Backbone)]
             if not backbones:
@@ -113,16 +118,19 @@ class MeshTask(LightningModule):
             raise ValueError("features are kept of pictures as they are; set data.augment false")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self._loss(batch, self.thin_truths(batch), self.thin, "train")
-
-    def _loss(
-        self, batch: dict[str, Any], truth: Truth, body: bodies.BodyModel, stage: str
-    ) -> Tensor:
-        at, kept = self._assign(truth)
-        seen = self.net(*_given(batch), at)
-        terms = self.loss(self.net, seen, truth.take(kept), body)
-        log_terms(self, terms, stage, len(batch["image"]))
+        if self.flips:
+            which = torch.rand(len(batch["image"]), device=self.device) < 0.5
+            names = SMPL_JOINTS if "gender" in batch else self.body.joint_names
+            batch = mirrored(batch, which, names)
+        terms = self._terms(batch, self.thin_truths(batch), self.thin)
+        log_terms(self, terms, "train", len(batch["image"]))
         return terms["loss"]
+
+    def _terms(
+        self, batch: dict[str, Any], truth: Truth, body: bodies.BodyModel
+    ) -> dict[str, Tensor]:
+        at, kept = self._assign(truth)
+        return self.loss(self.net, self.net(*_given(batch), at), truth.take(kept), body)
 
     def _assign(self, truth: Truth) -> tuple[Any, Tensor]:
         anchor = self.body.joint(self.spec.anchor or "pelvis")
@@ -147,12 +155,17 @@ class MeshTask(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         truth = self.truth(batch)
-        self._loss(batch, truth, self.body, "val")
+        self.found.add_losses(self._terms(batch, truth, self.body), len(batch["image"]))
         self.found.add(*self._recover(batch, truth), truth, self.body)
 
     def on_validation_epoch_end(self) -> None:
-        means = {f"val/{name}": value for name, value in self.found.means().items()}
-        self.log_dict(means, prog_bar=True, sync_dist=True)
+        found = Found.together(_of_all_processes(self.found))
+        losses, means = found.mean_losses(), found.means()
+        # Where a loss bears the name of an error, the error is logged. All processes have the same
+        # numbers by now; sync_dist only tells Lightning so.
+        for name, value in {**losses, **means}.items():
+            shown = name == "loss" or name in means
+            self.log(f"val/{name}", value, prog_bar=shown, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         one_device(self.trainer, "a test")
@@ -217,6 +230,15 @@ def _given(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return image, camera if image.dim() == 4 else camera.unflatten(0, image.shape[:2])
 
 
+def _of_all_processes(own: Found) -> list[Found]:
+    """What each process of a training found, in one order for all; all of them must call it."""
+    if not dist.is_available() or not dist.is_initialized():
+        return [own]
+    every = [own] * dist.get_world_size()
+    dist.all_gather_object(every, own)
+    return every
+
+
 class Found:
     """Errors of the people found so far, in mm, and of the mean body where they are.
 
@@ -226,8 +248,10 @@ class Found:
     `mpjpe_of_mean` is that of the average body that stands and looks into the camera, with its
     pelvis at the right place, and `mpjpe_of_turned` that of the same turned as the person is.
     Acceleration of tracks counts from the pelvis, as in the tables of 3DPW (Kocabas et al., "VIBE",
-    CVPR 2020), and in space, where the unrest of places is in it too. Errors of surfaces are left
-    out where the true ones are not known or of another model.
+    CVPR 2020), and in space, where the unrest of places is in it too: over all three frames one
+    after another in which the same true person was found, so a missed frame costs those around it
+    and no others. Errors of surfaces are left out where the true ones are not known or of another
+    model. Losses of a validation are kept here too, so that processes share them with the errors.
 
     Args:
         regressors: of Human3.6M for the net's body model, 17×V, and for the true one: errors of
@@ -237,6 +261,7 @@ class Found:
     def __init__(self, regressors: tuple[Tensor, Tensor] | None = None) -> None:
         self.regressors = regressors
         self.errors: defaultdict[str, list[float]] = defaultdict(list)
+        self.losses: defaultdict[str, list[float]] = defaultdict(list)
         self.matches: list[Matches] = []
 
     def add(self, people: People, stood: Body, truth: Truth, body: bodies.BodyModel) -> None:
@@ -289,11 +314,13 @@ class Found:
         for who in truth.track.unique():
             rows = (truth.track == who).nonzero()[:, 0]
             rows = rows[truth.picture[rows].argsort()]
-            if len(rows) > 2 and (truth.picture[rows].diff() == 1).all():
-                placed = joints[rows], wanted[rows]
-                centred = joints[rows] - origin[rows, None], wanted[rows] - true_origin[rows, None]
-                self._note("acceleration", acceleration_error(*centred))
-                self._note("acceleration_in_space", acceleration_error(*placed))
+            missed = (truth.picture[rows].diff() != 1).nonzero()[:, 0] + 1
+            for run in rows.tensor_split(missed.tolist()):
+                if len(run) > 2:
+                    placed = joints[run], wanted[run]
+                    centred = placed[0] - origin[run, None], placed[1] - true_origin[run, None]
+                    self._note("acceleration", acceleration_error(*centred))
+                    self._note("acceleration_in_space", acceleration_error(*placed))
 
     def _note(self, name: str, values: Tensor) -> None:
         both = re.sub("(left|right)_hand", "hands", name)
@@ -302,7 +329,31 @@ class Found:
     def means(self) -> dict[str, float]:
         """Means over people; precision, recall and F1 of finding them."""
         rates = dict(zip(("precision", "recall", "f1"), precision_recall_f1(self.matches)))  # noqa: B905
-        return {**rates, **{name: float(np.mean(values)) for name, values in self.errors.items()}}
+        return {**rates, **_means(self.errors)}
+
+    def add_losses(self, terms: Mapping[str, Tensor], count: int) -> None:
+        """Terms of a loss over a batch of so many pictures, each of which counts."""
+        for name, value in terms.items():
+            self.losses[name] += count * [float(value)]
+
+    def mean_losses(self) -> dict[str, float]:
+        """Means over pictures."""
+        return _means(self.losses)
+
+    @classmethod
+    def together(cls, parts: Iterable[Found]) -> Found:
+        """As if one had seen what each of these has; some may have seen nobody."""
+        whole = cls()
+        for part in parts:
+            whole.matches += part.matches
+            for mine, theirs in ((whole.errors, part.errors), (whole.losses, part.losses)):
+                for name, values in theirs.items():
+                    mine[name] += values
+        return whole
+
+
+def _means(values: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: float(np.mean(numbers)) for name, numbers in values.items()}
 
 
 PARTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
