@@ -376,3 +376,18 @@ def test_wrong_calls(
     assert message in capsys.readouterr().err
     assert infer(["restore", *call[1:]]) == 2
     assert "is for `mesh`" in capsys.readouterr().err
+
+
+def test_seen_at_another_size(model: Path, tmp_path: Path) -> None:
+    large = vision.load(model, size=2 * SIZE, threshold=0.001)
+    assert isinstance(large, MeshPredictor)
+    assert large.spec.size == (2 * SIZE, 2 * SIZE)
+    assert len(large(People(96, 96, most=1).picture(1)[0]).score) > 0
+    with pytest.raises(ValueError, match="size=113: give a multiple of the 16 pixels a patch"):
+        vision.load(model, size=113)
+    recipe_ = recipe("vision.mesh.MultiHMR", size=SIZE, dim=32, depth=1, heads=2, body="anny")
+    net = {"visionmend": "mesh", "backbones": {}, "state_dict": {}}
+    told = {"net": recipe_["model"]["net"]}  # type: ignore[index]
+    torch.save({**net, "hyper_parameters": told}, tmp_path / "fixed.ckpt")
+    with pytest.raises(ValueError, match="MultiHMR sees pictures at one size; leave the size out"):
+        vision.load(tmp_path / "fixed.ckpt", size=2 * SIZE)

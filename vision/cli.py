@@ -230,6 +230,13 @@ def _add_mesh(parser: argparse.ArgumentParser) -> None:
         "--focal", type=float, metavar="PIXELS", help="its focal length, in place of --fov"
     )
     parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="side at which Multi-HMR for Anny sees pictures (as trained); the larger, the smaller"
+        " the people that it finds",
+    )
+    parser.add_argument(
         "--detector",
         metavar="FILE",
         help="weights of a net that finds people in whole pictures, for a net that takes crops",
@@ -247,14 +254,14 @@ def _mesh(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from vision.run.mesh import MeshJob, MeshPredictor
 
-    names = ("fov", "focal", "body_models", "threshold")
+    names = ("fov", "focal", "body_models", "threshold", "size")
     options = {name: getattr(arguments, name) for name in names}
     arguments.weights = arguments.weights or DEFAULTS["mesh"]
     if arguments.detector:
         detector = _load(arguments, weights=arguments.detector, **options)
         if not isinstance(detector, MeshPredictor):
             raise ValueError(f"{arguments.detector}: weights of another kind, not for `mesh`")
-        options |= {"detector": detector, "threshold": None}
+        options |= {"detector": detector, "threshold": None, "size": None}
     predictor = _load(arguments, **options)
     if not isinstance(predictor, MeshPredictor):
         raise ValueError(f"{arguments.weights}: weights of another kind, not for `mesh`")
@@ -334,6 +341,7 @@ def _check(arguments: argparse.Namespace) -> None:
         "report_pictures": 0,
         "tile": 0,
         "scale": 1,
+        "size": 1,
     }
     for name, value in least.items():
         given = getattr(arguments, name, None)

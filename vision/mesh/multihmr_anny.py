@@ -61,6 +61,8 @@ class MultiHMRAnny(OneShot):
 
     BODIES = ("anny", "anny_makehuman")
     finds_camera = True
+    UNSAID = ("size",)
+    """What its tensors do not depend on: it sees at any size."""
 
     def __init__(
         self,

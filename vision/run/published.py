@@ -28,7 +28,7 @@ def build(state: Mapping[str, Tensor], path: Path, said: Mapping[str, Any]) -> n
     """The net that these tensors are of, filled.
 
     `said` is what the caller says of the net; taken from it is what leaves no trace in the tensors
-    (the net's `UNSAID`), such as the scale of a RAT.
+    (the net's `UNSAID`), such as the scale of a RAT, or what the caller may choose.
 
     Raises:
         ValueError: no known net, or tensors that are missing, surplus or of another shape; the

@@ -33,6 +33,7 @@ def load(
     false_alarms: float | None = None,
     trust: tuple[str, ...] = (),
     scale: int | None = None,
+    size: int | None = None,
     **options: Any,
 ) -> AnomalyPredictor | RestorationPredictor | MeshPredictor:
     """Load a checkpoint and return its predictor; what it is of is read from its keys.
@@ -48,6 +49,8 @@ def load(
             with tensors and plain values only, and can build no class from elsewhere.
         scale: by how much a published RAT enlarges, which its checkpoint does not say (1 if None);
             other nets that restore must be of it.
+        size: side in pixels at which Multi-HMR for Anny sees pictures, in place of the one that it
+            was trained at: the larger, the smaller the people that it finds.
         options: of a net that restores: `tile`, `ensemble`, `share_pooling` and `precision` of
             `RestorationPredictor`; of one that recovers people: `body_models` (where SMPL-X's and
             SMPL's files are), `threshold`, `fov` and `detector` of `MeshPredictor`. None is as good
@@ -74,11 +77,12 @@ def load(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     sections = {"hyper_parameters", "state_dict"}
     if checkpoint.get("visionmend") == "mesh" and {"backbones", *sections} <= checkpoint.keys():
-        net = _of_ours(checkpoint, ("vision.mesh.", "vision.backbones.", *trust), path)
+        net = _of_ours(checkpoint, ("vision.mesh.", "vision.backbones.", *trust), path, size)
         _check_backbones(net, checkpoint["backbones"], path)
-        return _recovers(net, path, device, digest, false_alarms, scale, options)
+        return _recovers(net, path, device, digest, false_alarms, scale, size, options)
     if {"hyper_parameters", "backbones", "state_dict"} <= checkpoint.keys():
-        _check_options({"scale": scale, **options}, ("false_alarms",), f"{path}: is for `inspect`")
+        wrong = {"scale": scale, "size": size, **options}
+        _check_options(wrong, ("false_alarms",), f"{path}: is for `inspect`")
         return _inspector(checkpoint, path, device, digest, false_alarms, OWN + trust)
     from vision.restoration.spec import Spec
     from vision.run import published
@@ -94,14 +98,17 @@ def load(
                 f"{path}: weights of another kind (keys {keys}); {published.KNOWN}"
             )
         try:
-            net = published.build(state, path, {} if scale is None else {"scale": scale})
+            said = {"scale": scale, "size": size}
+            net = published.build(
+                state, path, {name: value for name, value in said.items() if value is not None}
+            )
         except ValueError as error:
             raise CheckpointError(str(error)) from error
         if not isinstance(net.spec, Spec):
-            return _recovers(net, path, device, digest, false_alarms, scale, options)
+            return _recovers(net, path, device, digest, false_alarms, scale, size, options)
         unsaid: Any = net.UNSAID
         digest += f" scale {scale}" if "scale" in unsaid and scale is not None else ""
-    wrong = {"false_alarms": false_alarms, **options}
+    wrong = {"false_alarms": false_alarms, "size": size, **options}
     _check_options(wrong, RESTORES, f"{path}: is for `restore`")
     spec: Any = net.spec
     if scale is not None and spec.scale != scale:
@@ -138,6 +145,7 @@ def _recovers(
     digest: str,
     false_alarms: float | None,
     scale: int | None,
+    size: int | None,
     options: Mapping[str, Any],
 ) -> MeshPredictor:
     """The predictor of a net that recovers people."""
@@ -145,22 +153,35 @@ def _recovers(
 
     wrong = {"false_alarms": false_alarms, "scale": scale, **options}
     _check_options(wrong, RECOVERS, f"{path}: is for `mesh`")
+    _check_size(net, size, path)
+    digest += "" if size is None else f" size {size}"
     given = {name: value for name, value in options.items() if value is not None}
     folder, spec = given.pop("body_models", None), cast("Any", net.spec)
     return MeshPredictor(net, spec.create_body(folder), device=device, fingerprint=digest, **given)
 
 
-def _of_ours(checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path) -> nn.Module:
-    """The net that a checkpoint of ours describes, filled."""
+def _of_ours(
+    checkpoint: Mapping[str, Any], trusted: tuple[str, ...], path: Path, size: int | None = None
+) -> nn.Module:
+    """The net that a checkpoint of ours describes, filled; one that sees at any size, at this."""
     from torch import nn
 
     spec = checkpoint["hyper_parameters"].get("net")
+    if size is not None and isinstance(spec, dict):
+        spec = {**spec, "init_args": {**spec.get("init_args", {}), "size": size}}
     pinned = {name: told["source"] for name, told in checkpoint.get("backbones", {}).items()}
     net = _described(path, lambda: build(spec, "net", pinned, trusted))
     if not isinstance(net, nn.Module) or not hasattr(net, "spec"):
         raise CheckpointError(f"{path}: describes no net of ours; give one of train.py")
+    _check_size(net, size, path)  # tensors of another size would not fit
     _fill(net, checkpoint["state_dict"], "net.", path)
     return net
+
+
+def _check_size(net: nn.Module, size: int | None, path: Path) -> None:
+    if size is not None and "size" not in getattr(net, "UNSAID", ()):
+        kind = type(net).__name__
+        raise CheckpointError(f"{path}: {kind} sees pictures at one size; leave the size out")
 
 
 def _inspector(
