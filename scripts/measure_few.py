@@ -1,4 +1,4 @@
-"""How well parts are inspected from a few good pictures; docs/anomaly.md has the table.
+"""How well parts are inspected from a few good pictures.
 
     python scripts/measure_few.py FOLDER … [--counts 1 4 16 all] [--keep runs/few]
 

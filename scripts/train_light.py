@@ -49,11 +49,14 @@ def main() -> None:
     draw_pictures({name: arguments.runs / name for name in done}, Path("docs/restored.png"))
 
 
-def asked(rows: Iterable[str], runs: Path) -> argparse.Namespace:
-    """What the call says: where the photographs are, which rows, and where their runs are."""
+def asked(rows: Iterable[str], runs: Path, given: str | None = None) -> argparse.Namespace:
+    """What the call says: where the photographs are, which rows, and where their runs are.
+
+    With `given` "?" the photographs may be left out.
+    """
     parser = argparse.ArgumentParser()
-    parser.add_argument("bsds500", type=Path, nargs="?", default=Path("bsds500"))
-    parser.add_argument("set5", type=Path, nargs="?", default=Path("set5/HR"))
+    parser.add_argument("bsds500", type=Path, nargs=given)
+    parser.add_argument("set5", type=Path, nargs=given)
     parser.add_argument("--rows", nargs="+", choices=[*rows], default=[*rows])
     parser.add_argument("--runs", type=Path, default=runs)
     return parser.parse_args()

@@ -129,7 +129,7 @@ ROWS = {
 
 
 def main() -> None:
-    arguments = asked(ROWS, Path("runs/weights"))
+    arguments = asked(ROWS, Path("runs/weights"), given="?")
     table = Table("weights", "test", "figures")
     for name in arguments.rows:
         row, runs = ROWS[name], arguments.runs
@@ -147,6 +147,8 @@ def main() -> None:
 def lessons(row: Row, arguments: argparse.Namespace) -> Path:
     """The folder to learn from; people are generated into it."""
     if row.people is None:
+        if arguments.set5 is None:
+            raise SystemExit(f"{row.recipe} learns from photographs; say BSDS500 and SET5/HR")
         return laid_out(Path(row.recipe).stem, arguments)
     root = Path("runs/mesh") / row.people
     if people.main([str(root), *SETS[row.people]]):

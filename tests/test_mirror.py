@@ -42,6 +42,10 @@ def test_twice_is_once_and_others_stay(batch: dict[str, Any]) -> None:
 
 def test_the_mirror_shows_what_it_says(batch: dict[str, Any]) -> None:
     body = create("anny")
+    skewed = batch["camera"].clone()
+    skewed[:, 0, 1] = 5
+    own = project(batch["joints"], skewed[batch["owner"]])
+    batch = {**batch, "camera": skewed, "pixels": own}
     found = mirrored(batch, torch.tensor([True, True]), body.joint_names)
     camera = found["camera"][found["owner"]]
     torch.testing.assert_close(

@@ -149,11 +149,30 @@ def test_a_video_that_cannot_be_finished_does_not_stop_the_others(walk: str) -> 
     recover(walk, "other.avi")
     for name in ("walk", "other"):
         Path(f"out/{name}.avi.overlay.mp4").unlink()
-    Path("out/walk.avi/frame_000003.npz").write_bytes(b"PK damaged")
-    summary = recover(walk, "other.avi")
-    assert summary.failed == 1
-    assert summary.errors[0].startswith("walk.avi: its tracks cannot be written: ")
-    assert Path("out/other.avi.overlay.mp4").exists()
+    damaged = Path("out/walk.avi/frame_000003.npz")
+    for content in (b"PK damaged", b""):
+        damaged.write_bytes(content)
+        summary = recover(walk, "other.avi")
+        assert summary.failed == 1
+        assert summary.errors[0].startswith("walk.avi: its tracks cannot be written: ")
+        assert "frame_000003.npz is damaged; delete it, and call again" in summary.errors[0]
+        assert Path("out/other.avi.overlay.mp4").exists()
+    damaged.unlink()
+    assert recover(walk, "other.avi").failed == 0
+    assert made().keys() == {*TRACKS, "walk.avi.overlay.mp4"}
+
+
+@pytest.mark.slow
+def test_pictures_with_names_like_results_keep_theirs(walk: str) -> None:
+    for name in ("b.png", "b.overlay.jpg", "b.person-2.png"):
+        write_png("x.png", np.full((48, 64, 3), 10, np.uint8))
+        Path("x.png").rename(name)
+    inputs = ["b.png", "b.overlay.jpg", "b.person-2.png"]
+    recover(*inputs)
+    recover(*reversed(inputs), most=1)
+    for stem in ("b", "b.overlay", "b.person-2"):
+        assert Path(f"out/{stem}.person-00.npz").exists()
+        assert Path(f"out/{stem}.overlay.jpg").exists()
 
 
 @pytest.mark.slow

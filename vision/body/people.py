@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -474,8 +473,12 @@ def _find_photographs(folder: Path, out: Path) -> list[Path]:
         raise ValueError(
             f"--backgrounds {show(folder)}: is OUT, too; choose another folder for OUT"
         )
-    inside = folder / os.path.relpath(out.resolve(), folder.resolve())
-    photos = [path for path in pictures(folder, recursive=True) if inside not in path.parents]
+    own, root = out.resolve(), folder.resolve()
+    photos = [
+        path
+        for path in pictures(folder, recursive=True)
+        if not (root / path.relative_to(folder)).is_relative_to(own)
+    ]
     if not photos:
         kinds = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise ValueError(

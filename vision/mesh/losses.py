@@ -33,8 +33,8 @@ class MeshLoss(nn.Module):
     """
 
     default: dict[str, float]
-    every: int = 0
-    """Every how-manieth vertex of a surface it looks at; 0: at none."""
+    every: int = 1
+    """Every how-manieth vertex of a surface it looks at in training; 0: at none."""
 
     def __init__(self, weights: dict[str, float] | None = None) -> None:
         super().__init__()
@@ -133,6 +133,7 @@ class CoordFormerLoss(MeshLoss):
     depths under a known camera.
     """
 
+    every = 0
     default = {
         "heat": 160.0,
         "joints": 200.0,
@@ -240,6 +241,7 @@ class OSXLoss(MeshLoss):
     with 3DPW, nothing trains the parts of the net that find hands and face.
     """
 
+    every = 0
     default = {
         "rotation": 1.0,
         "shape": 1.0,

@@ -23,6 +23,7 @@ def mirrored(batch: dict[str, Any], which: Tensor, names: Sequence[str]) -> dict
     frames = which.repeat_interleave(len(camera) // len(image))  # B·T
     who, width = frames[batch["owner"]], image.shape[-1]
     camera[frames, 0, 2] = width - camera[frames, 0, 2]
+    camera[frames, 0, 1] *= -1  # the skew that some calibrations find
     flip = image.new_tensor([-1.0, 1, 1])
     other = swapped(names)
 

@@ -62,7 +62,7 @@ class MultiHMRAnny(OneShot):
     BODIES = ("anny", "anny_makehuman")
     finds_camera = True
     UNSAID = ("size",)
-    """What its tensors do not depend on: it sees at any size."""
+    """What a caller may choose: it sees at any size, unless its ViT was trained at one."""
 
     def __init__(
         self,

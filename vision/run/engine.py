@@ -42,7 +42,8 @@ class Job(Protocol):
     clip: int
     """Frames of a video that are predicted together, from multiples of this number on; 1: batches
     are cut wherever they are full. A clip is shorter only where the video ends, where frames are
-    missing, or where its pixels do not fit into memory at once."""
+    missing or done (a call was broken off inside the clip), where one of its frames cannot be
+    predicted, or where its pixels do not fit into memory at once."""
 
     def predict(self, pictures: list[Picture]) -> list[Any]:
         """One result per picture, in order. Called from one thread only."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from vision.run.engine import PICTURE_ERRORS, Finished
 from vision.run.manifest import Manifest
 from vision.run.recovery import Recovery, save_npz, views
 from vision.run.sources import Source
-from vision.run.tracks import film_of, finish_video, forget
+from vision.run.tracks import FRAME, film_of, finish_video, forget
 
 U8 = NDArray[np.uint8]
 LEAST_SIDE = 8
@@ -220,7 +219,7 @@ class MeshJob:
             arrays = {name: getattr(result, name) for name in FRAME}
             save_npz(out / outputs[0], size=np.array(picture.pixels.shape[:2]), **arrays)
         else:
-            forget(out / stem)
+            forget(out / stem, ".jpg")
             outputs = [f"{stem}.person-{i:02d}.npz" for i in range(len(result.score))]
             for i, name in enumerate(outputs):
                 save_npz(out / name, **result.person(i))
@@ -242,25 +241,25 @@ class MeshJob:
         """Before the first new frame of a video: its tracks are no longer what its frames say."""
         with self.lock:
             if stem not in self.begun:
-                forget(stem)
+                forget(stem, ".mp4")
                 self.begun.add(stem)
 
     def finish(self, manifest: Manifest, out: Path) -> Finished:
         """Of each video of this call that has no tracks yet: tracks, and the video drawn over."""
         finished = Finished()
+        self.begun.clear()
         for video, rows in manifest.videos().items():
             if film_of(rows, out).exists():  # written last
                 continue
             try:
                 finished.written += finish_video(video, rows, out, self.predictor.body, self.smooth)
-            except (*PICTURE_ERRORS, zipfile.BadZipFile) as error:
+            except OSError as error:
+                why = f"{error.strerror or error}; check the disk and permissions"
+                finished.errors.append(f"{show(video)}: its tracks cannot be written: {why}")
+            except PICTURE_ERRORS as error:
                 why = " ".join(str(error).split()) or type(error).__name__
                 finished.errors.append(f"{show(video)}: its tracks cannot be written: {why}")
         return finished
-
-
-FRAME = ("score", "pose", "shape", "translation", "joints", "camera")
-"""What is kept of a frame; vertices follow from it by the body model."""
 
 
 def _frame(picture: Picture) -> tuple[str, int]:

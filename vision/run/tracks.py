@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import track
 from scipy.optimize import linear_sum_assignment
 
+from data.arrays import load_npz
+from data.images import show
 from vision.body import BodyModel
 from vision.body.camera import project
 from vision.body.smpl import BODY
@@ -26,6 +28,11 @@ REACH = 0.5
 """Metres that somebody is looked for around where he was, and as much again for each second."""
 FORGET = 1.0
 """Seconds after which a track that is not found again has ended."""
+
+FRAME = ("score", "pose", "shape", "translation", "joints", "camera")
+"""What is kept of a frame; vertices follow from it by the body model."""
+LARGEST = 1 << 28
+"""Bytes of these."""
 
 Frame = dict[str, np.ndarray]
 
@@ -121,11 +128,23 @@ def finish_video(
     Returns their paths.
     """
     rows = sorted(rows, key=lambda row: row["frame"])
-    film = film_of(rows, out)
-    stem = out / Path(rows[0]["name"]).parent
     capture = cv2.VideoCapture(str(Path(video).absolute()), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        raise ValueError("it is no longer there, or cannot be read as a video; call again with it")
+    try:
+        if not capture.isOpened():
+            raise ValueError("it is gone, or cannot be read as a video; call again with it")
+        return _finish(capture, rows, out, body, smooth)
+    finally:
+        capture.release()
+
+
+def _finish(
+    capture: cv2.VideoCapture,
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    body: BodyModel,
+    smooth: bool,
+) -> list[Path]:
+    stem, film = out / Path(rows[0]["name"]).parent, film_of(rows, out)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0  # some containers do not say
     tracks = _tracked(rows, out, body, rate)
     for own in tracks.values():
@@ -142,9 +161,11 @@ def finish_video(
         frames = np.array([row["frame"] for row in rows])
         write_animation(written[-1], body, tracks, frames, rate)
     partial = stem.with_name(f"{stem.name}.partial.mp4")
-    _draw(capture, rate, rows[-1]["frame"], tracks, body, partial)
-    capture.release()
-    partial.replace(film)
+    try:
+        _draw(capture, rate, rows[-1]["frame"], tracks, body, partial)
+        partial.replace(film)
+    finally:
+        partial.unlink(missing_ok=True)
     return [*written, film]
 
 
@@ -154,12 +175,24 @@ def film_of(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
     return stem.with_name(f"{stem.name}.overlay.mp4")
 
 
-def forget(stem: Path) -> None:
-    """Remove what an earlier call said of a picture or video: fewer people may be found now."""
-    name = glob.escape(stem.name)
-    for pattern in (f"{name}.person-*.npz", f"{name}.glb", f"{name}.overlay.*"):
-        for path in stem.parent.glob(pattern):
-            path.unlink()
+def forget(stem: Path, overlay: str) -> None:
+    """Remove what an earlier call wrote of a picture or video: fewer people may be found now."""
+    for suffix in (".glb", f".overlay{overlay}"):
+        stem.with_name(stem.name + suffix).unlink(missing_ok=True)
+    for number in itertools.count():
+        person = stem.with_name(f"{stem.name}.person-{number:02d}.npz")
+        if not person.exists():
+            return
+        person.unlink()
+
+
+def _frame(path: Path) -> Frame:
+    """What a call wrote of a frame."""
+    try:
+        arrays = load_npz(path, FRAME, LARGEST)
+        return {name: arrays[name] for name in FRAME}
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{show(path)} is damaged; delete it, and call again") from error
 
 
 def _tracked(
@@ -169,8 +202,7 @@ def _tracked(
     own = [body.joint(name) for name in BODY]
     found: dict[int, dict[str, list[Any]]] = {}
     for row in rows:
-        with np.load(out / row["outputs"][0], allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _frame(out / row["outputs"][0])
         numbers = tracker(row["frame"], arrays["joints"][:, own])
         for i, number in enumerate(numbers.tolist()):
             into = found.setdefault(number, {})
@@ -208,22 +240,23 @@ def _draw(
 ) -> None:
     """The video again, up to the frame `last`, people drawn over its frames."""
     faces = body.faces.cpu().numpy()
-    writer: cv2.VideoWriter | None = None
     console = Console(stderr=True)
     pictures = track(
         _frames(capture, last), "drawing", total=last + 1, console=console,
         disable=not console.is_terminal,
     )  # fmt: skip
-    for number, image in pictures:
-        drawn = views(image, _moment(tracks, number, body), faces)
-        drawn = drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2]  # codecs want even ones
-        if writer is None:
+    writer = cv2.VideoWriter()
+    try:
+        for number, image in pictures:
+            drawn = views(image, _moment(tracks, number, body), faces)
+            height, width = (side // 2 * 2 for side in drawn.shape[:2])  # codecs want even ones
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            writer = cv2.VideoWriter(str(film), code, rate, drawn.shape[1::-1])
-            if not writer.isOpened():
-                raise OSError(f"{film.name} cannot be begun; check the disk and permissions")
-        writer.write(np.ascontiguousarray(drawn[..., ::-1]))
-    if writer is not None:
+            if not writer.isOpened() and not writer.open(str(film), code, rate, (width, height)):
+                raise ValueError(f"{film.name} cannot be begun; check the disk and permissions")
+            writer.write(np.ascontiguousarray(drawn[:height, :width, ::-1]))
+        if not writer.isOpened():
+            raise ValueError("no frame of it can be decoded any more; copy it again")
+    finally:
         writer.release()
 
 

@@ -49,8 +49,9 @@ def load(
             with tensors and plain values only, and can build no class from elsewhere.
         scale: by how much a published RAT enlarges, which its checkpoint does not say (1 if None);
             other nets that restore must be of it.
-        size: side in pixels at which Multi-HMR for Anny sees pictures, in place of the one that it
-            was trained at: the larger, the smaller the people that it finds.
+        size: side in pixels at which Multi-HMR for Anny, released or over a frozen ViT, sees
+            pictures, in place of the one that it was trained at: the larger, the smaller the people
+            that it finds.
         options: of a net that restores: `tile`, `ensemble`, `share_pooling` and `precision` of
             `RestorationPredictor`; of one that recovers people: `body_models` (where SMPL-X's and
             SMPL's files are), `threshold`, `fov` and `detector` of `MeshPredictor`. None is as good
@@ -167,13 +168,16 @@ def _of_ours(
     from torch import nn
 
     spec = checkpoint["hyper_parameters"].get("net")
-    if size is not None and isinstance(spec, dict):
-        spec = {**spec, "init_args": {**spec.get("init_args", {}), "size": size}}
     pinned = {name: told["source"] for name, told in checkpoint.get("backbones", {}).items()}
     net = _described(path, lambda: build(spec, "net", pinned, trusted))
     if not isinstance(net, nn.Module) or not hasattr(net, "spec"):
         raise CheckpointError(f"{path}: describes no net of ours; give one of train.py")
-    _check_size(net, size, path)  # tensors of another size would not fit
+    if size is not None:
+        _check_size(net, size, path)
+        if not pinned:
+            raise CheckpointError(f"{path}: its ViT was trained at one size; leave the size out")
+        sized = {**spec, "init_args": {**spec.get("init_args", {}), "size": size}}
+        net = _described(path, lambda: build(sized, "net", pinned, trusted))
     _fill(net, checkpoint["state_dict"], "net.", path)
     return net
 
