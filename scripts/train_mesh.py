@@ -62,9 +62,7 @@ def main() -> None:
     runs = {name: arguments.runs / name.replace(", ", "_").replace(" ", "_") for name in ROWS}
     for name in arguments.rows:
         recipe, kind, options = ROWS[name]
-        root = arguments.runs / kind
-        if people.main([str(root), *SETS[kind]]):
-            raise SystemExit(f"{root}: the pictures are not whole; call again to go on")
+        root = generated(kind, arguments.runs)
         config = vision.configs() / "mesh" / f"{recipe}.yaml"
         found = measured(config, root, runs[name], options)
         errors = (found.get(c, float("nan")) for c in (*COLUMNS[1:], *MEANS))
@@ -77,6 +75,14 @@ def main() -> None:
     if "multihmr_light" in done:
         test = sorted((arguments.runs / "people/test").glob("*.jpg"))
         draw(runs["multihmr_light"], [test[i] for i in SHOWN], Path("docs/recovered.png"))
+
+
+def generated(kind: str, runs: Path) -> Path:
+    """The folder of a set of people, whole."""
+    root = runs / kind
+    if people.main([str(root), *SETS[kind]]):
+        raise SystemExit(f"{root}: the pictures are not whole; call again to go on")
+    return root
 
 
 def draw(run: Path, paths: list[Path], target: Path) -> None:

@@ -23,10 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from sittings import minutes, sittings, trained
 from train_light import asked, laid_out
-from train_mesh import SETS
+from train_mesh import generated
 
 import vision
-from vision.body import people
 from vision.layers.state import read_checkpoint, write_safetensors
 from vision.run.shipped import FOLDER
 
@@ -150,10 +149,7 @@ def lessons(row: Row, arguments: argparse.Namespace) -> Path:
         if arguments.set5 is None:
             raise SystemExit(f"{row.recipe} learns from photographs; say BSDS500 and SET5/HR")
         return laid_out(Path(row.recipe).stem, arguments)
-    root = Path("runs/mesh") / row.people
-    if people.main([str(root), *SETS[row.people]]):
-        raise SystemExit(f"{root}: the pictures are not whole; call again to go on")
-    return root
+    return generated(row.people, Path("runs/mesh"))
 
 
 def learned(name: str, row: Row, root: Path, runs: Path) -> Path:
