@@ -2,17 +2,18 @@
 
     python scripts/train_weights.py [BSDS500 SET5/HR] [--rows hat_light_x2 …] [--runs runs/weights]
 
-A row is one or more trainings by a recipe, each from where the one before ended. The net of the
-last goes into vision/weights/<row>.safetensors in float16, and so rounded it is measured; the
-figures and what made them go into the card beside it, <row>.md. A finished training is not
-repeated, and one that was broken off goes on from its last checkpoint. Seeds are the recipes'.
-People are generated first, into runs/mesh as by `scripts/train_mesh.py`.
+A row is one or more trainings by a recipe, each from where the one before ended, the first perhaps
+from weights that are shipped already. The net of the last goes into
+vision/weights/<row>.safetensors in float16, and so rounded it is measured; the figures and what
+made them go into the card beside it, <row>.md. A finished training is not repeated, and one that
+was broken off goes on from its last checkpoint. Seeds are the recipes'. People are generated first,
+into runs/mesh as by `scripts/train_mesh.py`, and slices into runs/slices.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from train_light import asked, laid_out
 from train_mesh import generated
 
 import vision
+from data import phantoms
 from vision.layers.state import read_checkpoint, write_safetensors
 from vision.run.shipped import FOLDER
 
@@ -46,8 +48,9 @@ class Row:
         about: what it does, in a line.
         recipe: below configs/.
         stages: options of its trainings in turn.
-        start: the row whose net the first one begins with.
-        people: the set of `train_mesh.SETS` that it learns from, in place of photographs.
+        start: the shipped weights that the first one begins with.
+        made: the set that is generated for it, "slices" or one of `train_mesh.SETS`; or it learns
+            from photographs.
         tests: options of each test, by what is measured.
         figures: which figures of a test stand in the card.
         data: what it learned from, and whose that is.
@@ -60,17 +63,15 @@ class Row:
     limits: str
     stages: tuple[Options, ...] = ([],)
     start: str | None = None
-    people: str | None = None
+    made: str | None = None
     tests: Mapping[str, Options] = field(default_factory=dict)
     figures: tuple[str, ...] = ("psnr_of_input", "psnr", "ssim_of_input", "ssim")
 
 
-def noise(sigma: int) -> Options:
-    return [f"{DEGRADED}.init_args.sigma", str(sigma)]
-
-
-def jpeg(quality: int) -> Options:
-    return [f"{DEGRADED}.init_args.quality", str(quality)]
+def each(name: str, values: Sequence[int], what: str) -> dict[str, Options]:
+    """Tests on BSDS500/val, one for each value of an argument of the degradation."""
+    option = f"{DEGRADED}.init_args.{name}"
+    return {f"BSDS500/val, {what} {v}": [option, str(v)] for v in values}
 
 
 NOBODY = (
@@ -84,6 +85,11 @@ UNTUNED = (
     " what it makes of photographs. It is a start for training, and no match for published nets."
 )
 PEOPLE = ("f1", "precision", "recall", "mpjpe", "mpjpe_of_mean", "pa_mpjpe", "pve")
+SIMULATED = (
+    "Displays are simulated (`data.degrade.UnderDisplay`); real ones bend light otherwise, and what"
+    " they do to it changes from device to device."
+)
+SLICES = {"train": 400, "val": 20, "test": 40}
 SHORTER = ["--model.lr", "2.0e-4", "--trainer.max_steps", "2000"]
 ROWS = {
     "hat_light_x2": Row(
@@ -106,12 +112,51 @@ ROWS = {
         start="hat_light_x2",
         tests={"Set5": []},
     ),
+    "hat_light_noise": Row(
+        "takes Gaussian noise of any strength from pictures",
+        "restoration/hat_light_noise.yaml",
+        PHOTOGRAPHS,
+        "It knows white Gaussian noise of σ 5 to 50 of 255, of which it is not told how much there"
+        " is. Noise of a camera is neither white nor the same everywhere, and less of it goes.",
+        tests=each("sigma", (15, 25, 50), "σ"),
+    ),
+    "hat_light_jpeg": Row(
+        "takes the blocks and rings of JPEG from pictures",
+        "restoration/hat_light_jpeg.yaml",
+        PHOTOGRAPHS,
+        "It knows pictures that were compressed once, at a quality of 10 to 90.",
+        tests=each("quality", (10, 20, 40), "quality"),
+    ),
+    "dwformer_poled": Row(
+        "restores pictures taken through a P-OLED display",
+        "restoration/dwformer_light.yaml",
+        PHOTOGRAPHS,
+        SIMULATED,
+        tests={"BSDS500/val": []},
+    ),
+    "dwformer_toled": Row(
+        "restores pictures taken through a T-OLED display",
+        "restoration/dwformer_light.yaml",
+        PHOTOGRAPHS,
+        SIMULATED,
+        stages=([f"{DEGRADED}.init_args.display", "toled"],),
+        tests={"BSDS500/val": [f"{DEGRADED}.init_args.display", "toled"]},
+    ),
+    "rat_ct": Row(
+        "takes the noise of a low dose from CT slices",
+        "restoration/rat_ct_light.yaml",
+        "Trained on 400 generated slices (`data.phantoms`, seed 0); no patient's scan.",
+        "It never saw a patient, a scanner's own reconstruction or another window than −160 to 240"
+        " Hounsfield units. No medical device: nothing it shows is fit to diagnose from.",
+        made="slices",
+        tests={"40 generated slices": []},
+    ),
     "multihmr_s_anny": Row(
         "recovers the people of pictures as Anny bodies",
         "mesh/multihmr_light.yaml",
         NOBODY,
         UNTUNED,
-        people="people",
+        made="people",
         tests={"150 generated pictures": []},
         figures=PEOPLE,
     ),
@@ -120,7 +165,7 @@ ROWS = {
         "mesh/coordformer_light.yaml",
         NOBODY,
         UNTUNED,
-        people="clips",
+        made="clips",
         tests={"60 generated clips": []},
         figures=(*PEOPLE, "acceleration"),
     ),
@@ -144,17 +189,21 @@ def main() -> None:
 
 
 def lessons(row: Row, arguments: argparse.Namespace) -> Path:
-    """The folder to learn from; people are generated into it."""
-    if row.people is None:
+    """The folder to learn from; what is generated is written first."""
+    if row.made is None:
         if arguments.set5 is None:
             raise SystemExit(f"{row.recipe} learns from photographs; say BSDS500 and SET5/HR")
         return laid_out(Path(row.recipe).stem, arguments)
-    return generated(row.people, Path("runs/mesh"))
+    if row.made == "slices":
+        root = Path("runs/slices")
+        phantoms.write(root, SLICES)
+        return root
+    return generated(row.made, Path("runs/mesh"))
 
 
 def learned(name: str, row: Row, root: Path, runs: Path) -> Path:
     """The checkpoint of the last training of a row."""
-    start = None if row.start is None else learned(row.start, ROWS[row.start], root, runs)
+    start = None if row.start is None else FOLDER / f"{row.start}.safetensors"
     for number, options in enumerate(row.stages, 1):
         begins = [] if start is None else ["--model.start_from", str(start)]
         run = runs / name / str(number)
@@ -197,7 +246,7 @@ def card(name: str, row: Row, run: Path, found: Mapping[str, Any]) -> str:
         for label, figures in found.items()
     ]
     rule = "|---" * (1 + len(row.figures)) + "|"
-    given = "" if row.people else " BSDS500 SET5/HR"
+    given = "" if row.made else " BSDS500 SET5/HR"
     begun = f", begun with {row.start}" if row.start else ""
     stages = "; then with ".join(" ".join(options) or "as it is" for options in row.stages)
     return "\n".join(
