@@ -469,6 +469,10 @@ def test_a_camera_sees_what_it_is_said_to() -> None:
     edge = torch.tensor([[1.0, 0, 1], [0, 0, 2]])  # 45 degrees to the right; straight ahead
     assert project(edge, camera).tolist() == [[400, 150], [200, 150]]
     assert intrinsics(300, 400, focal=500)[0, 0] == 500
+    with torch.autocast("cpu", torch.bfloat16):  # a trainer's precision is for nets alone
+        seen = project(edge / 3, camera)
+        assert seen.dtype == torch.float32
+        torch.testing.assert_close(unproject(seen, edge[:, 2], camera), edge)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,6 +71,29 @@ def model(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train(["fit", *call]) == 0
     assert train(["test", *call[:4], "--ckpt_path", str(run / "model.ckpt")]) == 0
     return run / "model.ckpt"
+
+
+@pytest.mark.parametrize("net", ["MultiHMRAnny", "OSX"])
+def test_half_precision_is_for_the_net_alone(rendered: Path, tmp_path: Path, net: str) -> None:
+    """Bodies, places and errors are worked out in float32 whatever the trainer's precision."""
+    small: dict[str, Any] = {"size": SIZE, "dim": 64, "depth": 1, "heads": 2}
+    if net == "OSX":
+        small = {"body": "anny", "box_width": 8, "along_ray": True}
+    content: Any = recipe(f"vision.mesh.{net}", **small)
+    content["model"]["loss"] = {"class_path": f"vision.mesh.{net.removesuffix('Anny')}Loss"}
+    content["model"]["net"]["init_args"]["backbone"]["init_args"] = {**BACKBONE, "frozen": False}
+    del content["trainer"]["logger"]
+    path, losses = tmp_path / "recipe.yaml", []
+    path.write_text(yaml.safe_dump(content))
+    for precision in ("32-true", "bf16-mixed"):
+        run = tmp_path / precision
+        call = ["fit", "--config", str(path), "--data.root", str(rendered)]
+        call += ["--trainer.default_root_dir", str(run), "--trainer.precision", precision]
+        assert train(call) == 0
+        with (run / "metrics.csv").open() as file:
+            rows = [*csv.DictReader(file)]
+        losses.append([float(row["val/loss"]) for row in rows if row.get("val/loss")][-1])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_features_are_kept_for_training(

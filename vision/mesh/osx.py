@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from vision.backbones import Backbone
-from vision.body.camera import unproject
+from vision.body.camera import exact, unproject
 from vision.body.rotations import from_6d, to_6d
 from vision.body.smpl import BODY, FINGERS, HANDS
 from vision.mesh.crops import CROP, PATCH, At, check, crop_of, cut_out, real_place, towards
@@ -377,7 +377,8 @@ class OSX(nn.Module):
         if self.along_ray:
             middle = (corner + corner.new_tensor(CROP[::-1]) / 2 / scale[:, None])[:, None]
             ray = unproject(middle, torch.ones_like(middle[..., 0]), own)[:, 0]
-            root = towards(ray)[:, None] @ rotations[:, :1]
+            with exact(ray):
+                root = towards(ray)[:, None] @ rotations[:, :1]
             rotations = torch.cat([root, rotations[:, 1:]], 1)
         people = People(picture, torch.ones_like(scale), rotations, found.shape, place)
         return OSXPeople(people, found)

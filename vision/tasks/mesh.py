@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vision import body as bodies
 from vision.backbones import Backbone
 from vision.body import Body
-from vision.body.camera import project
+from vision.body.camera import exact, project
 from vision.body.smpl import BODY, SMPL_JOINTS
 from vision.mesh.losses import MeshLoss
 from vision.mesh.mirror import mirrored
@@ -122,7 +122,7 @@ class MeshTask(LightningModule):
             which = torch.rand(len(batch["image"]), device=self.device) < 0.5
             names = SMPL_JOINTS if "gender" in batch else self.body.joint_names
             batch = mirrored(batch, which, names)
-        terms = self._terms(batch, self.thin_truths(batch), self.thin)
+        terms = self._terms(batch, self.truth(batch, thin=True), self.thin)
         log_terms(self, terms, "train", len(batch["image"]))
         return terms["loss"]
 
@@ -130,7 +130,9 @@ class MeshTask(LightningModule):
         self, batch: dict[str, Any], truth: Truth, body: bodies.BodyModel
     ) -> dict[str, Tensor]:
         at, kept = self._assign(truth)
-        return self.loss(self.net, self.net(*_given(batch), at), truth.take(kept), body)
+        found = self.net(*_given(batch), at)
+        with exact(truth.camera):
+            return self.loss(self.net, found, truth.take(kept), body)
 
     def _assign(self, truth: Truth) -> tuple[Any, Tensor]:
         anchor = self.body.joint(self.spec.anchor or "pelvis")
@@ -138,9 +140,10 @@ class MeshTask(LightningModule):
         net: Any = self.net
         return net.assign(truth.picture, pixel, truth.box)
 
-    def truth(self, batch: dict[str, Any]) -> Truth:
-        """Of a batch of `data.people.collate_people`; surfaces are decoded here."""
-        return self.truths(batch)
+    def truth(self, batch: dict[str, Any], thin: bool = False) -> Truth:
+        """Of a batch of `data.people.collate_people`; surfaces are decoded here, all or thinned."""
+        with exact(batch["image"]):
+            return (self.thin_truths if thin else self.truths)(batch)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.net.parameters() if p.requires_grad]
@@ -202,7 +205,8 @@ class MeshTask(LightningModule):
             people = self.net(*_given(batch), at).people
         else:
             people = self.net(*_given(batch), **self.options).people
-        return people, stand(people, self.spec, self.body)
+        with exact(people.place):
+            return people, stand(people, self.spec, self.body)
 
     # ---- the finished net
 
@@ -266,6 +270,10 @@ class Found:
 
     def add(self, people: People, stood: Body, truth: Truth, body: bodies.BodyModel) -> None:
         """People of a batch, found and true."""
+        with exact(truth.camera):
+            self._add(people, stood, truth, body)
+
+    def _add(self, people: People, stood: Body, truth: Truth, body: bodies.BodyModel) -> None:
         own = torch.tensor([body.joint(name) for name in BODY], device=truth.picture.device)
         pairs: list[tuple[int, int]] = []
         for picture in torch.cat([people.picture, truth.picture]).unique().tolist():
