@@ -19,6 +19,8 @@ from vision.anomaly.masking import AttentionMask
 from vision.anomaly.memory import FeatureMemory
 from vision.backbones import Backbone
 
+FOLDS = 8
+"""Of a few good pictures no more are left out in turn: the memory is filled again for each."""
 Look = tuple[list[Tensor], list[Tensor]]
 
 
@@ -97,11 +99,12 @@ class FeatureNeighbours(Detector):
         if len(looks) == 1:
             raise ValueError("one good picture, of which copies=1 is remembered; give more of both")
         found = []
-        for i, own in enumerate(looks):
-            self._fill(look for other in (*looks[:i], *looks[i + 1 :]) for look in other)
-            # A threshold takes four scores; the copies of a few pictures give them.
-            for look in own if len(looks) < 4 else own[:1]:
-                found.append({"features": self._far(*look)})
+        for left in range(min(FOLDS, len(looks))):
+            self._fill(look for i, own in enumerate(looks) if i % FOLDS != left for look in own)
+            for own in looks[left::FOLDS]:
+                # A threshold takes four scores; the copies of a few pictures give them.
+                for look in own if len(looks) < 4 else own[:1]:
+                    found.append({"features": self._far(*look)})
         self._fill(look for own in looks for look in own)
         return found
 

@@ -16,12 +16,13 @@ from vision.anomaly import Scorer
 from vision.layers.state import read_checkpoint
 from vision.run.weights import build
 from vision.tasks.anomaly import AnomalyTask
-from vision.tasks.datamodule import AnomalyData
+from vision.tasks.datamodule import MANY, AnomalyData
 
 RECIPE = "anomaly/few.yaml"
-COPIES = ((16, 8), (64, 4))
-"""Up to so many good parts, so many mirrored and turned copies of each are remembered; ours: with
-few parts a copy shows what another part might look like, and costs little."""
+FEW = ((16, 8, 32_768), (MANY - 1, 4, 32_768), (64, 4, 131_072))
+"""Up to so many good parts, so many mirrored and turned copies of each are remembered, and so many
+vectors; ours: with few parts a copy shows what another part might look like, and a small memory is
+soon filled again without each of them. The recipe's own numbers are for more."""
 
 
 def learn(folder: Path, target: Path, device: str) -> Path:
@@ -36,8 +37,10 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     spec, settings = recipe["model"], recipe["data"]
     data = AnomalyData(**{**settings, "root": str(folder)})
     paths = data.good_paths
-    copies = next((copies for most, copies in COPIES if len(paths) <= most), 1)
-    spec["net"]["init_args"]["copies"] = copies
+    for most, copies, capacity in FEW:
+        if len(paths) <= most:
+            spec["net"]["init_args"] |= {"copies": copies, "capacity": capacity}
+            break
     taught = _digest(spec, folder, paths)
     if target.exists() and _said(target).get("taught") == taught:
         return target
