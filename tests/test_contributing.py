@@ -19,6 +19,7 @@ from trained import fit
 
 import vision
 from vision.backbones import Backbone
+from vision.body import people
 from vision.tasks import AnomalyData, AnomalyTask
 
 Run = Callable[[str], ModuleType]
@@ -132,3 +133,22 @@ def test_the_net_that_restores(tmp_path: Path, run_block: Run) -> None:
     weights = tmp_path / "runs" / "espcn" / "001" / "model.ckpt"
     predictor = vision.load(weights, trust=("espcn.",))
     assert predictor(np.zeros((5, 7, 3), np.uint8)).pixels.shape == (10, 14, 3)
+
+
+@pytest.mark.slow
+def test_the_net_that_recovers_people(tmp_path: Path, run_block: Run) -> None:
+    run_block("# vision/mesh/single.py")
+    recipe = yaml.safe_load(block("# configs/mesh/single.yaml"))
+    recipe["model"]["net"]["class_path"] = "single.Single"
+    recipe["model"]["loss"]["class_path"] = "single.SingleLoss"
+    small = {"name": "vit_tiny_patch16_224", "weights": "none"}
+    recipe["model"]["net"]["init_args"]["backbone"]["init_args"] = small
+    recipe["data"] |= {"root": str(tmp_path / "people"), "batch_size": 2}
+    recipe["trainer"] |= {"max_steps": 2, "accelerator": "cpu"}
+    counts = ["--train", "3", "--val", "1", "--most", "2", "--size", "96"]
+    assert people.main([str(tmp_path / "people"), *counts]) == 0
+    (tmp_path / "single.yaml").write_text(yaml.safe_dump(recipe))
+    assert fit(tmp_path / "single.yaml", run=tmp_path / "runs") == 0
+    recover = vision.load(tmp_path / "runs/single/001/model.ckpt", trust=("single.",))
+    found = recover(np.zeros((50, 70, 3), np.uint8))
+    assert found.vertices.shape == (1, 13718, 3)
