@@ -25,6 +25,7 @@ from vision.body import Body, BodyModel, create
 from vision.body.camera import intrinsics, project
 from vision.body.people import People, main
 from vision.cli import infer, train
+from vision.layers.state import read_checkpoint
 from vision.mesh import MultiHMRLoss
 from vision.mesh.people import SHARED, MeshSpec, Truth, stand
 from vision.mesh.people import People as Recovered
@@ -94,6 +95,33 @@ def test_half_precision_is_for_the_net_alone(rendered: Path, tmp_path: Path, net
             rows = [*csv.DictReader(file)]
         losses.append([float(row["val/loss"]) for row in rows if row.get("val/loss")][-1])
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.parametrize("net", ["MultiHMRAnny", "OSX"])
+def test_what_backbones_bring_may_learn_slower(rendered: Path, tmp_path: Path, net: str) -> None:
+    """Not at all, here."""
+    small: dict[str, Any] = {"body": "anny", "box_width": 8, "along_ray": True}
+    if net == "MultiHMRAnny":
+        small = {"size": SIZE, "dim": 64, "depth": 1, "heads": 2}
+    content: Any = recipe(f"vision.mesh.{net}", **small)
+    loss = f"vision.mesh.{net.removesuffix('Anny')}Loss"
+    content["model"] |= {"loss": {"class_path": loss}, "tuning": 0.0}
+    content["model"]["net"]["init_args"]["backbone"]["init_args"] = {**BACKBONE, "frozen": False}
+    path, states = tmp_path / "recipe.yaml", []
+    path.write_text(yaml.safe_dump(content))
+    for steps in ("1", "2"):
+        run = tmp_path / steps
+        call = ["fit", "--config", str(path), "--data.root", str(rendered)]
+        call += ["--trainer.default_root_dir", str(run), "--trainer.max_steps", steps]
+        assert train(call) == 0
+        states.append(read_checkpoint(run / "model.ckpt")["state_dict"])
+    moved = {
+        name
+        for name, tensor in states[0].items()
+        if not torch.allclose(tensor, states[1][name], atol=1e-7)  # averaging rounds
+    }
+    assert moved
+    assert not [name for name in moved if "blocks" in name and "decoder" not in name]
 
 
 def test_features_are_kept_for_training(

@@ -329,6 +329,7 @@ def test_another_call_with_other_options_is_refused(tmp_path: Path) -> None:
     assert main([*call, "--most", "1"]) == 0
     assert main([*call, "--most", "1"]) == 0
     assert main([*call, "--most", "2"]) == 2
+    assert main([*call, "--most", "1", "--nearest", "1"]) == 2
 
 
 def test_a_set_begun_before_photographs_were_told_apart_goes_on(tmp_path: Path) -> None:

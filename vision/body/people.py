@@ -42,8 +42,8 @@ VISIBLE = 0.1
 SMALLEST = 0.6
 """Of a photograph behind people, as large a piece as fits or no less than this share of it."""
 
-NEAREST = 1.8
-"""Metres from the camera, along the floor."""
+NEAREST, TOUCHING = 1.8, 0.5
+"""Metres from the camera, along the floor: where people stand, and as near as they may be put."""
 
 
 class Crowd(NamedTuple):
@@ -88,7 +88,8 @@ class People:
         most: people in one, from 1 on.
         backgrounds: photographs to stand before; drawn ones where there are none.
         occluders: share of pictures in which a box stands in the way.
-        farthest: metres from the camera, between 1.8 and which people stand.
+        farthest, nearest: metres from the camera, between which people stand; below 1.8 the picture
+            holds less than a whole grown-up.
     """
 
     def __init__(
@@ -99,12 +100,16 @@ class People:
         backgrounds: Sequence[Path] = (),
         occluders: float = 0.3,
         farthest: float = 7.0,
+        nearest: float = NEAREST,
     ) -> None:
         if most < 1:
             raise ValueError(f"most={most}: give 1 or more")
-        if not NEAREST <= farthest < math.inf:
-            raise ValueError(f"farthest={farthest}: give {NEAREST} m or more")
-        self.farthest = farthest
+        if not TOUCHING <= nearest <= farthest < math.inf:
+            raise ValueError(
+                f"nearest={nearest}, farthest={farthest}: give {TOUCHING} m or more, and no less"
+                " for the farthest"
+            )
+        self.far = (nearest, farthest)
         self.height, self.width, self.most = height, width, most
         self.backgrounds, self.occluders = backgrounds, occluders
         self.body = Anny()
@@ -179,7 +184,7 @@ class People:
         count = int(rng.integers(1, self.most + 1))
         place: list[np.ndarray] = []
         while len(place) < count:
-            spot = view.on_floor(rng, self.farthest)
+            spot = view.on_floor(rng, self.far)
             near = [np.linalg.norm(spot - other) < 0.7 for other in place]
             if not any(near) or rng.random() < 0.02:  # a full floor lets some stand closer
                 place.append(spot)
@@ -364,9 +369,9 @@ class _View:
         self.horizon = self.camera[1, 2] - self.camera[1, 1] * math.tan(down)
         self.width = width
 
-    def on_floor(self, rng: np.random.Generator, farthest: float) -> np.ndarray:
-        """x and z of a place that the camera sees."""
-        far = rng.uniform(NEAREST, farthest)
+    def on_floor(self, rng: np.random.Generator, between: tuple[float, float]) -> np.ndarray:
+        """x and z of a place that the camera sees, so many metres away."""
+        far = rng.uniform(*between)
         across = rng.uniform(0.08, 0.92) * self.width - self.camera[0, 2]
         return np.array([-across / self.camera[0, 0] * far, far])
 
@@ -431,6 +436,7 @@ def write(
     backgrounds: Path | None = None,
     frames: int | None = None,
     farthest: float = 7.0,
+    nearest: float = NEAREST,
 ) -> None:
     """Write a set that `data.people` reads: counts by split of pictures, or of clips of `frames`.
 
@@ -442,7 +448,7 @@ def write(
         ValueError: the set was begun with other options or photographs, or one is damaged.
     """
     photos = _find_photographs(backgrounds, root) if backgrounds else []
-    people = People(size, size, most, photos, farthest=farthest)
+    people = People(size, size, most, photos, farthest=farthest, nearest=nearest)
     console = Console(stderr=True)
     told = root / "options.json"
     if not told.exists():  # a damaged one shall stop it now, not when it is drawn, hours later
@@ -450,6 +456,8 @@ def write(
             read_rgb(photo)
     options: dict[str, Any] = {"seed": seed, "size": size, "most": most, "frames": frames}
     options |= {"farthest": farthest, "backgrounds": len(photos)}
+    if nearest != NEAREST:  # sets that were begun before it could be said go on
+        options["nearest"] = nearest
     if backgrounds:
         options["photographs"] = _digest(photos, backgrounds)
     if told.exists() and (begun := json.loads(told.read_text())) != options:
@@ -523,6 +531,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--farthest", type=float, default=7.0, metavar="M", help="metres to the last of them (7)"
     )
+    parser.add_argument(
+        "--nearest",
+        type=float,
+        default=NEAREST,
+        metavar="M",
+        help=f"metres to the first of them ({NEAREST})",
+    )
     given = parser.parse_args(arguments)
     if given.frames is not None and given.frames < 1:
         parser.error(f"--frames {given.frames}: give 1 or more")
@@ -539,6 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.backgrounds,
             given.frames,
             given.farthest,
+            given.nearest,
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -106,7 +106,8 @@ class Encoder(nn.Module):
     Of the published layout (`backbone` None): patches of 16 pixels of a picture of 256×192, padded
     by 2; no class token, but its position, which is added to all patches; no normalisation. Any
     other ViT of timm takes the crop at the size that gives as many patches, normalised as it was
-    trained; its class and register tokens stay, after those of the tasks (ours).
+    trained; its class and register tokens stay, after those of the tasks, which begin as it
+    begins (ours).
     """
 
     def __init__(
@@ -141,6 +142,8 @@ class Encoder(nn.Module):
         if places.shape[1] > net.patch_embed.num_patches:
             prefix = prefix + places[:, : prefix.shape[1]]
             places = places[:, prefix.shape[1] :]
+        if prefix.shape[1]:  # a token that knows how to look at patches is a better start (ours)
+            task = task + prefix[:, :1].detach()
         places = resample_abs_pos_embed(places, [*GRID], [*net.patch_embed.grid_size], 0)
         self.task_tokens = nn.Parameter(torch.cat([task, prefix.detach()], 1))
         self.pos_embed = nn.Parameter(F.pad(places.detach(), (0, 0, 1, 0)))  # 1×193×D
@@ -149,6 +152,11 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+
+    def brought(self) -> list[nn.Parameter]:
+        """What the ViT learned before."""
+        parts = (self.patch_embed, self.norm_pre, self.blocks, self.last_norm)
+        return [self.pos_embed, *(p for part in parts for p in part.parameters())]
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """N×3×512×384 RGB in [0, 1] → features N×D×16×12, task tokens N×T×D."""
@@ -447,6 +455,10 @@ class OSX(nn.Module):
         points, seen = _ask(self.face_position_net, self.face_decoder, maps, FACE)
         seen = head.gather(seen, points.detach(), maps[-1])
         return head.expr_out(seen), head.jaw_pose_out(seen), points
+
+    def brought(self) -> list[nn.Parameter]:
+        """Parameters that were learned before, of the ViT."""
+        return self.encoder.brought()
 
     def assign(self, picture: Tensor, anchor: Tensor, box: Tensor) -> tuple[At, Tensor]:
         """Where true people are looked for, and the indices of those who have a box with area."""

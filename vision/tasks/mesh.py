@@ -59,6 +59,7 @@ class MeshTask(LightningModule):
         regressors: folder with J_regressor_h36m_smpl.npy and, for a net of SMPL-X,
             J_regressor_h36m_smplx.npy: tests then give the errors of 3DPW's protocol too.
         lr: peak learning rate of AdamW, after a warm-up and before a cosine to nothing.
+        tuning: of that, the share for what backbones that learn bring with them.
         weight_decay: of AdamW.
         warm_up: share of the steps over which the learning rate rises.
         threshold: score from which somebody counts as found; the net's own by default.
@@ -80,6 +81,7 @@ class MeshTask(LightningModule):
         features: str | None = None,
         regressors: str | None = None,
         flips: bool = False,
+        tuning: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -98,6 +100,7 @@ class MeshTask(LightningModule):
         self.thin_truths = Truths(self.spec.body, self.thin, folder, loss.every)
         self.regressors = regressors
         self.lr, self.weight_decay, self.warm_up = lr, weight_decay, warm_up
+        self.tuning = tuning
         self.options = {} if threshold is None else {"threshold": threshold}
         self.features, self.flips = features, flips
         if features is not None:
@@ -146,8 +149,16 @@ class MeshTask(LightningModule):
             return (self.thin_truths if thin else self.truths)(batch)
 
     def configure_optimizers(self) -> Any:
-        trained = [p for p in self.net.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, self.lr, weight_decay=self.weight_decay)
+        net: Any = self.net
+        backbones = [p for m in net.modules() if isinstance(m, Backbone) for p in m.parameters()]
+        brought = {*backbones, *(net.brought() if hasattr(net, "brought") else ())}
+        trained = [p for p in net.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p not in brought], "lr": self.lr},
+            {"params": [p for p in trained if p in brought], "lr": self.lr * self.tuning},
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         steps = steps_of(self.trainer)
         return stepwise(optimizer, lambda step: cosine(step, steps, self.warm_up))
 
