@@ -49,7 +49,9 @@ def inspect(parts: Path, folder: Path, out: Path) -> int:
 
 
 @pytest.mark.parametrize("count", [1, 4, 12])
-def test_from_few_pictures(parts: Path, tmp_path: Path, count: int) -> None:
+def test_from_few_pictures(
+    parts: Path, tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, out = good(parts, tmp_path / "good", count), tmp_path / "out"
     assert inspect(parts, folder, out) == 0
     with (out / "scores.csv").open() as file:
@@ -59,6 +61,8 @@ def test_from_few_pictures(parts: Path, tmp_path: Path, count: int) -> None:
     again = vision.load(out / "detector.ckpt")
     (seen,) = again.predict([read_rgb(sorted(folder.iterdir())[0])])
     assert seen.verdict == "good"
+    rate = {1: "11%", 4: "20%", 12: "8%"}[count]  # of 8 copies, of 4, of 12
+    assert f"worst of {count} good parts is called good: expect {rate}" in capsys.readouterr().err
 
 
 def test_what_was_seen_is_kept(parts: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vision.layers.state import read_checkpoint
 from vision.run.weights import build
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.datamodule import MANY, AnomalyData
+from vision.tasks.training import hush
 
 RECIPE = "anomaly/few.yaml"
 FEW = ((16, 8, 32_768), (MANY - 1, 4, 32_768), (64, 4, 131_072))
@@ -44,6 +46,7 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     taught = _digest(spec, folder, paths)
     if target.exists() and _said(target).get("taught") == taught:
         return target
+    hush()
     net: Any = build(spec["net"])
     task = AnomalyTask(net, scorer=Scorer("features"))
     task.hparams.update({**spec, "taught": taught})
@@ -51,6 +54,13 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     data.setup("fit")
     task.to(device)
     task.finish(data)
+    if data.few:
+        print(
+            f"what is no worse than the worst of {len(paths)} good parts is called good: expect"
+            f" {task.scorer.false_alarms:.0%} false alarms; {MANY} parts or more, or"
+            " --false-alarms, make fewer",
+            file=sys.stderr,
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".part")
     task.cpu().save(unfinished)

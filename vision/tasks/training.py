@@ -69,6 +69,7 @@ NOISE = (
     ".*WeightAveraging callback, but loading",
     ".*The dirpath has changed",
     ".*this fit will run with no optimizer",
+    ".*is an instance of `nn.Module` and is already saved",
 )
 
 
@@ -221,12 +222,17 @@ class Lines(Callback):
         print(f"step {trainer.global_step}{of}, epoch {epoch}: {told}", file=sys.stderr)
 
 
-def run_cli(argv: Sequence[str]) -> CLI:
-    """Run a subcommand; a wrong configuration ends with status 2 before any data is read."""
+def hush() -> None:
+    """Keep back what Lightning says and no user can act on."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def run_cli(argv: Sequence[str]) -> CLI:
+    """Run a subcommand; a wrong configuration ends with status 2 before any data is read."""
+    hush()
     check_flags(argv)
     argv = [*_with_recipes(argv)]
     # Without it cuBLAS may sum in another order in each run; read when CUDA starts.
