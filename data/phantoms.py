@@ -12,10 +12,11 @@ patients' scans, which may not be shipped, and no likeness of any one scanner.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from data.images import show, write_png
+from data.images import write_png
 from data.pairs import SPLITS
 
 F32 = NDArray[np.float32]
@@ -36,19 +37,30 @@ WATER = 0.02
 FIELD = 380.0
 """Millimetres across the picture."""
 PHOTONS = 2.5e5
-"""Counted by a detector where nothing is in the way, which leaves noise of about 40 HU."""
+"""Counted by a detector where nothing is in the way; noise is about 40 HU at 256 pixels a side."""
 LEAST_SIDE = 64
 
-ORGANS: Sequence[tuple[float, float, float, float, float, float]] = (
-    # across, down, half width, half height of the trunk's half axes; HU, and how they vary
-    (-0.42, -0.15, 0.42, 0.46, 110, 12),  # liver
-    (0.58, 0.05, 0.20, 0.28, 120, 12),  # spleen
-    (0.28, -0.35, 0.28, 0.22, 35, 15),  # stomach
-    (-0.36, 0.42, 0.15, 0.17, 165, 20),  # kidneys
-    (0.36, 0.42, 0.15, 0.17, 165, 20),
-    (0.02, -0.02, 0.24, 0.10, 95, 10),  # pancreas
-    (-0.08, 0.30, 0.07, 0.08, 125, 10),  # vena cava
-    (0.08, 0.28, 0.07, 0.07, 160, 15),  # aorta
+
+class Organ(NamedTuple):
+    """Where it lies, half its size, in half axes of the trunk; Hounsfield units, their spread."""
+
+    across: float
+    down: float
+    wide: float
+    high: float
+    value: float
+    spread: float
+
+
+ORGANS = (
+    Organ(-0.42, -0.15, 0.42, 0.46, 110, 12),  # liver
+    Organ(0.58, 0.05, 0.20, 0.28, 120, 12),  # spleen
+    Organ(0.28, -0.35, 0.28, 0.22, 35, 15),  # stomach
+    Organ(-0.36, 0.42, 0.15, 0.17, 165, 20),  # kidneys
+    Organ(0.36, 0.42, 0.15, 0.17, 165, 20),
+    Organ(0.02, -0.02, 0.24, 0.10, 95, 10),  # pancreas
+    Organ(-0.08, 0.30, 0.07, 0.08, 125, 10),  # vena cava
+    Organ(0.08, 0.28, 0.07, 0.07, 160, 15),  # aorta
 )
 
 
@@ -64,33 +76,22 @@ def phantom(rng: Generator, size: int = 256) -> F32:
     _paint(slice_, _inside(x, y, 0, 0, 1, 1), rng.normal(-100, 8))
     _paint(slice_, _inside(x, y, 0, 0, 1 - fat, 1 - fat), rng.normal(55, 6))
     _paint(slice_, _inside(x, y, 0, -0.05, 0.9 - fat, 0.84 - fat), rng.normal(-95, 8))
-    for place in ORGANS:
+    for organ in ORGANS:
         if rng.random() < 0.9:
-            _organ(slice_, x, y, rng, *place)
+            _organ(slice_, x, y, rng, organ)
     _bowel(slice_, x, y, rng)
     _bones(slice_, x, y, 0.95 - fat, rng)
     grain = _smooth(rng, size, size / 24)  # no tissue is all alike
     return np.where(slice_ > -500, slice_ + 4 * grain, slice_).astype(np.float32)
 
 
-def _organ(
-    slice_: F32,
-    x: F32,
-    y: F32,
-    rng: Generator,
-    across: float,
-    down: float,
-    wide: float,
-    high: float,
-    value: float,
-    spread: float,
-) -> None:
+def _organ(slice_: F32, x: F32, y: F32, rng: Generator, organ: Organ) -> None:
     """An organ about where it belongs, with vessels in it and lesions."""
-    cx, cy = across + rng.normal(0, 0.04), down + rng.normal(0, 0.04)
-    rx, ry = wide * rng.uniform(0.8, 1.15), high * rng.uniform(0.8, 1.15)
+    cx, cy = organ.across + rng.normal(0, 0.04), organ.down + rng.normal(0, 0.04)
+    rx, ry = organ.wide * rng.uniform(0.8, 1.15), organ.high * rng.uniform(0.8, 1.15)
     bent = _bent(x, y, rng, 0.06)
     own = _inside(*bent, cx, cy, rx, ry)
-    value = rng.normal(value, spread)
+    value = rng.normal(organ.value, organ.spread)
     _paint(slice_, own, value)
     if rx * ry < 0.02:
         return
@@ -152,7 +153,7 @@ def _bent(x: F32, y: F32, rng: Generator, by: float, over: float = 6) -> tuple[F
 
 
 def _smooth(rng: Generator, size: int, sigma: float) -> F32:
-    """Noise of a standard deviation of 1 that changes over `sigma` pixels."""
+    """Noise of a standard deviation of 1 that is drawn anew every third of `sigma` pixels."""
     few = max(4, round(3 * size / sigma))
     coarse = rng.standard_normal((few, few)).astype(np.float32)
     fine: Any = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
@@ -187,12 +188,19 @@ def write(root: str | Path, counts: dict[str, int], seed: int = 0, size: int = 2
     split and i alone.
 
     Raises:
-        ValueError: sizes too small.
+        ValueError: a number too small, or a set that was begun with other options.
     """
     if size < LEAST_SIDE:
         raise ValueError(f"size {size} is too small to show a slice; give {LEAST_SIDE} or more")
     if seed < 0:
         raise ValueError(f"seed {seed}: give 0 or more")
+    if wrong := [f"{split} {count}" for split, count in counts.items() if count < 0]:
+        raise ValueError(f"{', '.join(wrong)}: give 0 or more")
+    told, options = Path(root) / "options.json", {"seed": seed, "size": size}
+    if told.exists() and (begun := json.loads(told.read_text())) != options:
+        raise ValueError(f"{root}: was begun with {begun}, not {options}; name another folder")
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text(json.dumps(options) + "\n")
     todo = [
         (split, i)
         for split, count in counts.items()
@@ -215,7 +223,7 @@ def _named(root: str | Path, split: str, side: str, index: int) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m data.phantoms`: 0 when done, 2 when the call is wrong, 1 if the disk fails."""
+    """`python -m data.phantoms`: 0 when done, 2 when not."""
     parser = argparse.ArgumentParser(
         "python -m data.phantoms",
         description="Draw CT slices that never existed, with the noise of a low dose and without. "
@@ -230,8 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         write(given.out, {s: getattr(given, s) for s in SPLITS}, given.seed, given.size)
     except (ValueError, OSError) as error:
-        print(f"error: {show(given.out)}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

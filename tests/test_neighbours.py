@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
 
 from vision.anomaly import EAR, AttentionMask, Detector, FeatureNeighbours
-from vision.anomaly.neighbours import unit_vectors
+from vision.anomaly.neighbours import FOLDS, unit_vectors
 
 
 def share(keep: float) -> AttentionMask:
@@ -148,6 +148,30 @@ def test_few_pictures_are_judged_by_the_others(count: int, copies: int, judged: 
         without = neighbours(copies=copies)
         without.remember([good[1:]])
         torch.testing.assert_close(found[0], without.maps(good[:1]), atol=2e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_of_more_pictures_a_group_is_left_out() -> None:
+    good = pictures(FOLDS + 2)
+    few, without = neighbours(), neighbours()
+    found = few.remember_few([good])
+    assert len(found) == len(good)
+    without.remember([torch.cat([good[1:FOLDS], good[FOLDS + 1 :]])])
+    for own, picture in zip(found, (0, FOLDS), strict=False):
+        wanted = without.maps(good[picture : picture + 1])
+        torch.testing.assert_close(own, wanted, atol=2e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_copies_of_a_picture_are_no_other_pictures() -> None:
+    good = pictures(2)
+    net = neighbours(copies=4, relative=True)
+    net.remember([good])
+    bank, spacing = net.memories[0].bank.float(), net.memories[0].spacing
+    half = len(bank) // 2  # of the first picture and its copies
+    apart = torch.cdist(bank, bank).square() / 2
+    nearest = apart[:half, half:].topk(3, largest=False).values.mean(1)
+    torch.testing.assert_close(spacing[:half], nearest, atol=1e-3, rtol=0)
 
 
 def test_one_picture_without_copies() -> None:

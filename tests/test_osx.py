@@ -44,9 +44,11 @@ pytestmark = pytest.mark.slow  # a net of several parts, built anew for most tes
 
 
 @cache
-def tiny(decoder: bool = True, body: str = "smplx", backbone: Backbone | None = None) -> OSX:
+def tiny(
+    decoder: bool = True, body: Any = "smplx", backbone: Backbone | None = None, join: int = 0
+) -> OSX:
     torch.manual_seed(0)
-    net = OSX(backbone, decoder, body, width=64, depth=1, box_width=16)  # type: ignore[arg-type]
+    net = OSX(backbone, decoder, body, width=64, depth=1, box_width=16, join=join)
     return shaken(net).eval()
 
 
@@ -247,11 +249,12 @@ def test_keys_that_do_not_fit_are_listed() -> None:
 # --- the encoder
 
 
+@pytest.mark.parametrize("join", [0, 5])
 @pytest.mark.parametrize("name", [VIT, "vit_small_patch14_reg4_dinov2", "deit3_small_patch16_224"])
 @torch.no_grad()
-def test_without_task_tokens_it_is_the_vit_itself(name: str) -> None:
+def test_without_task_tokens_it_is_the_vit_itself(name: str, join: int) -> None:
     backbone = Backbone(name, "none", frozen=False).eval()
-    encoder = Encoder(0, backbone, backbone.channels[-1], 0, 0.0).eval()
+    encoder = Encoder(0, backbone, backbone.channels[-1], 0, 0.0, join).eval()
     crops = F.interpolate(picture(32, 24), CROP, mode="bicubic").clamp(0, 1)
     size = (16 * backbone.patch, 12 * backbone.patch)
     small = F.interpolate(crops, size, mode="bilinear", antialias=True)
@@ -261,12 +264,21 @@ def test_without_task_tokens_it_is_the_vit_itself(name: str) -> None:
     torch.testing.assert_close(features.flatten(2).mT, tokens, atol=1e-4, rtol=1e-4)
 
 
-def test_a_vit_of_timm_takes_task_tokens() -> None:
-    net = tiny(True, "anny", Backbone(VIT, "none", frozen=False))
+@pytest.mark.parametrize("join", [0, 5])
+def test_a_vit_of_timm_takes_task_tokens(join: int) -> None:
+    net = tiny(True, "anny", Backbone(VIT, "none", frozen=False), join)
     people, crop = two_people(net)
     sum(part.square().mean() for part in (people.place, *crop)).backward()  # type: ignore[union-attr]
-    assert without_gradient(net) == []
-    assert net.encoder.task_tokens.shape == (1, 6 + 22 + 1, 192)  # and the ViT's class token
+    still = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert {*without_gradient(net)} == still
+    before = [f"encoder.blocks.{i}.mlp.fc1.weight" in still for i in range(12)]
+    assert before == [i < join for i in range(12)]
+    assert net.encoder.task_tokens.shape == (1, 6 + 22, 192)
+
+
+def test_task_tokens_join_at_a_block_that_is_there() -> None:
+    with pytest.raises(ValueError, match="join=12: the ViT has blocks 0 to 11"):
+        tiny(True, "anny", Backbone(VIT, "none", frozen=False), 12)
 
 
 @torch.no_grad()

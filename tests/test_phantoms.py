@@ -1,5 +1,7 @@
 """Slices of nobody: as the seed says, of tissue's numbers, with a scanner's noise."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def slice_of(index: int) -> np.ndarray:
     return phantoms.phantom(np.random.default_rng([0, index]), SIDE)
 
 
-def test_a_slice_is_tissue_within_air():
+def test_a_slice_is_tissue_within_air() -> None:
     drawn = slice_of(0)
     assert drawn.dtype == np.float32
     assert drawn.shape == (SIDE, SIDE)
@@ -25,7 +27,7 @@ def test_a_slice_is_tissue_within_air():
     assert not np.array_equal(drawn, slice_of(1))
 
 
-def test_fewer_photons_make_more_noise_that_is_off_to_neither_side():
+def test_fewer_photons_make_more_noise_that_is_off_to_neither_side() -> None:
     drawn = slice_of(0)
     middle = (slice(20, 44),) * 2
 
@@ -37,7 +39,7 @@ def test_fewer_photons_make_more_noise_that_is_off_to_neither_side():
     assert abs(few.mean()) < few.std() / 4
 
 
-def test_the_set_is_read_as_pairs_and_a_second_call_goes_on(tmp_path):
+def test_the_set_is_read_as_pairs_and_a_second_call_goes_on(tmp_path: Path) -> None:
     call = [str(tmp_path), "--train", "2", "--val", "1", "--test", "1", "--size", "64"]
     assert phantoms.main(call) == 0
     pair = Paired(tmp_path, "test", grey=True)[0]
@@ -54,8 +56,17 @@ def test_the_set_is_read_as_pairs_and_a_second_call_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [(["--size", "16"], "64 or more"), (["--seed", "-1"], "0 or more")]
+    ("option", "words"),
+    [
+        (["--size", "16"], "64 or more"),
+        (["--seed", "-1"], "0 or more"),
+        (["--val", "-1"], "val -1: give 0 or more"),
+        (["--seed", "2"], "name another folder"),
+    ],
 )
-def test_a_wrong_call_is_told(tmp_path, capsys, option, words):
+def test_a_wrong_call_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], words: str
+) -> None:
+    phantoms.write(tmp_path / "out", {}, seed=1)
     assert phantoms.main([str(tmp_path / "out"), *option]) == 2
     assert words in capsys.readouterr().err

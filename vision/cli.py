@@ -157,7 +157,8 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         "--false-alarms",
         type=float,
         metavar="SHARE",
-        help="share of good parts that may be called defective (as trained, 0.01 by default)",
+        help="share of good parts that may be called defective (as trained, 0.01 by default;"
+        " with fewer than 40 parts to --train-on, what the worst of them stands for)",
     )
     parser.add_argument(
         "--report-pictures", type=int, default=500, help="pictures shown in report.html (500)"
@@ -276,10 +277,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
         )
     _check(arguments)
     if arguments.train_on:
-        from vision.run.teach import learn
+        from vision.run.teach import learn, promise
+        from vision.tasks.training import hush
 
+        hush()
         target = arguments.out / "detector.ckpt"
         arguments.weights = learn(arguments.train_on, target, _device(arguments.device))
+        if arguments.false_alarms is None and not arguments.quiet and (told := promise(target)):
+            print(told, file=sys.stderr)
     predictor = _load(arguments, false_alarms=arguments.false_alarms)
     from vision.run.inspect import InspectJob
     from vision.run.predictor import AnomalyPredictor

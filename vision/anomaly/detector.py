@@ -50,7 +50,7 @@ class Detector(nn.Module):
         """See all good pictures once, after training. Default: nothing to remember."""
 
     def remember_few(self, batches: Iterable[Tensor]) -> list[dict[str, Tensor]]:
-        """`remember`, and the maps of good pictures while each is left out of what is remembered.
+        """`remember`, and the maps of good pictures that are left out of what is remembered then.
 
         Returns:
             Four or more times named maps, 1×1×size×size each.

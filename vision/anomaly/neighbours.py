@@ -20,7 +20,7 @@ from vision.anomaly.memory import FeatureMemory
 from vision.backbones import Backbone
 
 FOLDS = 8
-"""Of a few good pictures no more are left out in turn: the memory is filled again for each."""
+"""A few good pictures are left out in turn, in so many groups: the memory is filled for each."""
 Look = tuple[list[Tensor], list[Tensor]]
 
 
@@ -89,7 +89,7 @@ class FeatureNeighbours(Detector):
         return self._joined([(1 - (v * w).sum(-1)).clamp_min(0) * on for v, w, on in pairs])
 
     def remember(self, batches: Iterable[Tensor]) -> None:
-        self._fill(self.look(c) for images in batches for c in turned(images, self.copies))
+        self._fill([self.look(c) for c in turned(images, self.copies)] for images in batches)
 
     def remember_few(self, batches: Iterable[Tensor]) -> list[dict[str, Tensor]]:
         pictures = [image[None] for images in batches for image in images]
@@ -100,12 +100,12 @@ class FeatureNeighbours(Detector):
             raise ValueError("one good picture, of which copies=1 is remembered; give more of both")
         found = []
         for left in range(min(FOLDS, len(looks))):
-            self._fill(look for i, own in enumerate(looks) if i % FOLDS != left for look in own)
+            self._fill(own for i, own in enumerate(looks) if i % FOLDS != left)
             for own in looks[left::FOLDS]:
                 # A threshold takes four scores; the copies of a few pictures give them.
                 for look in own if len(looks) < 4 else own[:1]:
                     found.append({"features": self._far(*look)})
-        self._fill(look for own in looks for look in own)
+        self._fill(looks)
         return found
 
     def _kept(self, images: Tensor) -> Look:
@@ -113,12 +113,15 @@ class FeatureNeighbours(Detector):
         vectors, wanted = self.look(images)
         return [v.half() for v in vectors], wanted
 
-    def _fill(self, looks: Iterable[Look]) -> None:
+    def _fill(self, pictures: Iterable[Sequence[Look]]) -> None:
+        """Batches of pictures, each as several copies, which count as one picture together:
+        how near copies lie to each other does not say how good parts differ."""
         memories = [m for m in self.memories if isinstance(m, FeatureMemory)]
-        for look in looks:
-            for memory, *seen in zip(memories, *look, strict=True):
-                for vectors, wanted in zip(*seen, strict=True):
-                    memory.add(vectors[wanted])
+        for looks in pictures:
+            for k, memory in enumerate(memories):
+                for i in range(len(looks[0][0][k])):
+                    seen = [vectors[k][i][wanted[k][i]] for vectors, wanted in looks]
+                    memory.add(torch.cat(seen))
         for memory in memories:
             memory.settle()
 

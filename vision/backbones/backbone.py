@@ -125,6 +125,10 @@ class Backbone(nn.Module):
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
         return ((images - self.mean) / self.std).to(self.mean.dtype)
 
+    def brought(self) -> list[nn.Parameter]:
+        """What it learned before, where it learns on."""
+        return [*self.parameters()]
+
     def width(self, blocks: Sequence[int]) -> int:
         """Channels of the maps of these blocks together.
 

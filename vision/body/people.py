@@ -42,7 +42,7 @@ VISIBLE = 0.1
 SMALLEST = 0.6
 """Of a photograph behind people, as large a piece as fits or no less than this share of it."""
 
-NEAREST, TOUCHING = 1.8, 0.5
+NEAREST, TOUCHING = 1.8, 1.0
 """Metres from the camera, along the floor: where people stand, and as near as they may be put."""
 
 
@@ -177,7 +177,7 @@ class People:
         turn = Rotation.from_euler("y", rng.normal(0, 30, (len(later), 1)), degrees=True)
         later[:, 0] = (turn * Rotation.from_rotvec(vectors[:, 0])).as_rotvec()
         there = place + rng.normal(0, 0.4, place.shape)
-        return later, np.maximum(there, [-np.inf, 1.5])  # not into the camera
+        return later, np.maximum(there, [-np.inf, min(1.5, self.far[0])])  # not into the camera
 
     def _draw(self, rng: np.random.Generator, view: _View) -> tuple[Tensor, Tensor, np.ndarray]:
         """N×104×3×3 poses and N×6 shapes in the world, y up, and N×2 where on the floor."""

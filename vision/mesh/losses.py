@@ -324,7 +324,7 @@ def focal(logits: Tensor, truth: Tensor, alpha: float = 2, beta: float = 4) -> T
 
     `truth` is 1 where somebody is and less elsewhere; what is near to 1 there counts little.
     """
-    score = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
+    score = logits.float().sigmoid().clamp(1e-4, 1 - 1e-4)  # bfloat16 has no 0.9999
     there = truth.eq(1)
     right = ((1 - score) ** alpha * score.log())[there].sum()
     wrong = ((1 - truth) ** beta * score**alpha * (1 - score).log())[~there].sum()

@@ -106,15 +106,21 @@ class Encoder(nn.Module):
     Of the published layout (`backbone` None): patches of 16 pixels of a picture of 256×192, padded
     by 2; no class token, but its position, which is added to all patches; no normalisation. Any
     other ViT of timm takes the crop at the size that gives as many patches, normalised as it was
-    trained; its class and register tokens stay, after those of the tasks, which begin as it
-    begins (ours).
+    trained; its class and register tokens stay, after those of the tasks, which are the class token
+    and something of their own (ours). They join at block `join`; those before it stay as they are.
     """
 
     def __init__(
-        self, tokens: int, backbone: Backbone | None, width: int, depth: int, drop_path: float
+        self,
+        tokens: int,
+        backbone: Backbone | None,
+        width: int,
+        depth: int,
+        drop_path: float,
+        join: int = 0,
     ) -> None:
         super().__init__()
-        self.tokens = tokens
+        self.join, self.pretrained = join, backbone is not None
         if backbone is None:
             self.size, heads = (16 * GRID[0], 16 * GRID[1]), max(1, width // 64)
             net: Any = VisionTransformer(
@@ -135,38 +141,59 @@ class Encoder(nn.Module):
         self.resize = "nearest" if backbone is None else "bilinear"  # as the released code does
         self.register_buffer("mean", mean.clone(), persistent=False)
         self.register_buffer("std", std.clone(), persistent=False)
-        task = nn.init.trunc_normal_(torch.empty(1, tokens, width), std=0.02)
+        self.task_tokens = nn.Parameter(
+            nn.init.trunc_normal_(torch.empty(1, tokens, width), std=0.02)
+        )
         own = [getattr(net, f"{kind}_token", None) for kind in ("cls", "dist", "reg")]
-        prefix = torch.cat([task[:, :0], *(token for token in own if token is not None)], 1)
-        places = task.new_zeros(1, 192, width) if net.pos_embed is None else net.pos_embed
+        prefix = torch.cat([torch.empty(1, 0, width), *(t for t in own if t is not None)], 1)
+        places = torch.zeros(1, 192, width) if net.pos_embed is None else net.pos_embed
         if places.shape[1] > net.patch_embed.num_patches:
             prefix = prefix + places[:, : prefix.shape[1]]
             places = places[:, prefix.shape[1] :]
-        if prefix.shape[1]:  # a token that knows how to look at patches is a better start (ours)
-            task = task + prefix[:, :1].detach()
         places = resample_abs_pos_embed(places, [*GRID], [*net.patch_embed.grid_size], 0)
-        self.task_tokens = nn.Parameter(torch.cat([task, prefix.detach()], 1))
+        self.prefix = nn.Parameter(prefix.detach()) if prefix.shape[1] else None
         self.pos_embed = nn.Parameter(F.pad(places.detach(), (0, 0, 1, 0)))  # 1×193×D
         self.patch_embed, self.norm_pre, self.blocks = net.patch_embed, net.norm_pre, net.blocks
         self.last_norm = net.fc_norm if isinstance(net.norm, nn.Identity) else net.norm
+        if not 0 <= join < len(self.blocks):
+            raise ValueError(f"join={join}: the ViT has blocks 0 to {len(self.blocks) - 1}")
+        if join:
+            for parameter in (*self._before(), *self.blocks[:join].parameters()):
+                parameter.requires_grad_(False)
 
     mean: Tensor
     std: Tensor
 
+    def _before(self) -> list[nn.Parameter]:
+        """What comes before the first block."""
+        found = [self.pos_embed, *self.patch_embed.parameters(), *self.norm_pre.parameters()]
+        return found if self.prefix is None else [*found, self.prefix]
+
     def brought(self) -> list[nn.Parameter]:
-        """What the ViT learned before."""
-        parts = (self.patch_embed, self.norm_pre, self.blocks, self.last_norm)
-        return [self.pos_embed, *(p for part in parts for p in part.parameters())]
+        """What the ViT learned before it came here."""
+        if not self.pretrained:
+            return []
+        return [*self._before(), *self.blocks.parameters(), *self.last_norm.parameters()]
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """N×3×512×384 RGB in [0, 1] → features N×D×16×12, task tokens N×T×D."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.join):
+            x = self.blocks[: self.join](self.embed(crops))
+        tasks = self.task_tokens.expand(len(x), -1, -1)
+        if self.prefix is not None:
+            tasks = tasks + x[:, :1]
+        x = self.last_norm(self.blocks[self.join :](torch.cat([tasks, x], 1)))
+        return x[:, -GRID[0] * GRID[1] :].mT.unflatten(2, GRID), x[:, : tasks.shape[1]]
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """Tokens before the first block, those of patches last: N×(P+192)×D."""
         smooth = self.resize == "bilinear"
         pixels = F.interpolate(crops, self.size, mode=self.resize, antialias=smooth)
         x = self.patch_embed((pixels - self.mean) / self.std).flatten(1, -2)  # N×192×D
         x = x + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
-        x = torch.cat([self.task_tokens.expand(len(x), -1, -1), x], 1)
-        x = self.last_norm(self.blocks(self.norm_pre(x)))
-        return x[:, self.task_tokens.shape[1] :].mT.unflatten(2, GRID), x[:, : self.tokens]
+        if self.prefix is not None:
+            x = torch.cat([self.prefix.expand(len(x), -1, -1), x], 1)
+        return self.norm_pre(x)
 
 
 class PositionNet(nn.Module):
@@ -308,6 +335,8 @@ class OSX(nn.Module):
         along_ray: the whole body is turned from the view along the ray through the middle of its
             box into the camera's (ours). A crop does not show from which side the camera sees it:
             at the edge of a wide picture 30° are missing. Published weights were trained without.
+        join: block of the ViT at which the task tokens join (ours; published is the first). Blocks
+            before it see patches alone and do not learn, which halves the cost of a step.
 
     Hands and face are cut by the boxes that the net finds, in training too, as in the released
     code: no true boxes are mixed in, and no gradient runs through the cutting.
@@ -317,7 +346,7 @@ class OSX(nn.Module):
             hand. Rotations of fingers follow SMPL-X: index, middle, pinky, ring, thumb.
 
     Raises:
-        ValueError: a frozen backbone, or one that is no plain ViT; another body.
+        ValueError: a frozen backbone, or one that is no plain ViT; no such block; another body.
     """
 
     def __init__(
@@ -330,6 +359,7 @@ class OSX(nn.Module):
         drop_path: float = 0.0,
         box_width: int = 256,
         along_ray: bool = False,
+        join: int = 0,
     ) -> None:
         super().__init__()
         if body not in ("anny", "smplx"):
@@ -343,7 +373,7 @@ class OSX(nn.Module):
         limbs, fingers = map(len, named)
         width = width if backbone is None else backbone.channels[-1]
         half = width // 2 if decoder else width
-        self.encoder = Encoder(LIMBS + limbs, backbone, width, depth, drop_path)
+        self.encoder = Encoder(LIMBS + limbs, backbone, width, depth, drop_path, join)
         self.body_position_net = PositionNet(width, limbs, DEPTH)
         self.body_regressor = BodyRegressor(width, limbs, len(BODY), 10 if smplx else 6)
         self.box_net = BoxNet(width, limbs, box_width)
@@ -455,10 +485,6 @@ class OSX(nn.Module):
         points, seen = _ask(self.face_position_net, self.face_decoder, maps, FACE)
         seen = head.gather(seen, points.detach(), maps[-1])
         return head.expr_out(seen), head.jaw_pose_out(seen), points
-
-    def brought(self) -> list[nn.Parameter]:
-        """Parameters that were learned before, of the ViT."""
-        return self.encoder.brought()
 
     def assign(self, picture: Tensor, anchor: Tensor, box: Tensor) -> tuple[At, Tensor]:
         """Where true people are looked for, and the indices of those who have a box with area."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from vision.layers.state import read_checkpoint
 from vision.run.weights import build
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.datamodule import MANY, AnomalyData
-from vision.tasks.training import hush
 
 RECIPE = "anomaly/few.yaml"
 FEW = ((16, 8, 32_768), (MANY - 1, 4, 32_768), (64, 4, 131_072))
@@ -46,26 +44,36 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     taught = _digest(spec, folder, paths)
     if target.exists() and _said(target).get("taught") == taught:
         return target
-    hush()
     net: Any = build(spec["net"])
     task = AnomalyTask(net, scorer=Scorer("features"))
-    task.hparams.update({**spec, "taught": taught})
+    task.hparams.update({**spec, "taught": taught, "parts": len(paths)})
     data.size = net.input_size
     data.setup("fit")
     task.to(device)
     task.finish(data)
-    if data.few:
-        print(
-            f"what is no worse than the worst of {len(paths)} good parts is called good: expect"
-            f" {task.scorer.false_alarms:.0%} false alarms; {MANY} parts or more, or"
-            " --false-alarms, make fewer",
-            file=sys.stderr,
-        )
+    if data.few:  # they vouch for no lower rate than the worst of them stands for
+        task.scorer.allow(1 / (1 + len(task.scorer.good)))
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".part")
     task.cpu().save(unfinished)
     os.replace(unfinished, target)
     return target
+
+
+def promise(detector: Path) -> str | None:
+    """What the threshold of a detector stands for that learned from few parts; None if of many."""
+    count = _said(detector).get("parts", MANY)
+    if count >= MANY:
+        return None
+    if count == 1:
+        return (
+            "one good part: what is no worse than its own copies, mirrored and turned, is called"
+            " good; how many false alarms that makes is not known"
+        )
+    return (
+        f"{count} good parts: what is no worse than the worst of them is called good, and about one"
+        f" good part in {count + 1} is worse; --false-alarms sets another rate"
+    )
 
 
 def _said(checkpoint: Path) -> Mapping[str, Any]:

@@ -59,7 +59,8 @@ class MeshTask(LightningModule):
         regressors: folder with J_regressor_h36m_smpl.npy and, for a net of SMPL-X,
             J_regressor_h36m_smplx.npy: tests then give the errors of 3DPW's protocol too.
         lr: peak learning rate of AdamW, after a warm-up and before a cosine to nothing.
-        tuning: of that, the share for what backbones that learn bring with them.
+        tuning: factor on it for weights that were learned before and learn on: what modules of
+            the net with a method `brought` say, as backbones do.
         weight_decay: of AdamW.
         warm_up: share of the steps over which the learning rate rises.
         threshold: score from which somebody counts as found; the net's own by default.
@@ -149,16 +150,15 @@ class MeshTask(LightningModule):
             return (self.thin_truths if thin else self.truths)(batch)
 
     def configure_optimizers(self) -> Any:
-        net: Any = self.net
-        backbones = [p for m in net.modules() if isinstance(m, Backbone) for p in m.parameters()]
-        brought = {*backbones, *(net.brought() if hasattr(net, "brought") else ())}
-        trained = [p for p in net.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p not in brought], "lr": self.lr},
-            {"params": [p for p in trained if p in brought], "lr": self.lr * self.tuning},
-        ]
-        groups = [group for group in groups if group["params"]]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        trained: Any = [p for p in self.net.parameters() if p.requires_grad]
+        if self.tuning != 1:
+            parts: list[Any] = [m for m in self.net.modules() if hasattr(m, "brought")]
+            brought = {parameter for part in parts for parameter in part.brought()}
+            trained = [
+                {"params": [p for p in trained if p not in brought]},
+                {"params": [p for p in trained if p in brought], "lr": self.lr * self.tuning},
+            ]
+        optimizer = torch.optim.AdamW(trained, self.lr, weight_decay=self.weight_decay)
         steps = steps_of(self.trainer)
         return stepwise(optimizer, lambda step: cosine(step, steps, self.warm_up))
 
