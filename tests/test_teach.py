@@ -12,7 +12,7 @@ import yaml
 import vision
 from data.images import read_rgb, write_png
 from data.synthetic import write_mvtec
-from vision.cli import infer
+from vision.cli import infer, train
 from vision.run import teach
 
 
@@ -66,6 +66,15 @@ def test_from_few_pictures(
     call = ["inspect", str(parts / "test"), "--train-on", str(folder), "-o", str(out)]
     assert infer([*call, "--false-alarms", "0.05"]) == 0
     assert words not in capsys.readouterr().err
+
+
+def test_it_is_tested_as_a_detector_that_was_trained(parts: Path, tmp_path: Path) -> None:
+    folder, out = good(parts, tmp_path / "good", 4), tmp_path / "out"
+    assert inspect(parts, folder, out) == 0
+    call = ["test", "--config", teach.RECIPE, "--data.root", str(parts)]
+    call += ["--trainer.default_root_dir", str(tmp_path / "run")]
+    assert train([*call, "--ckpt_path", str(out / "detector.ckpt")]) == 0
+    assert "image_auroc" in (tmp_path / "run/metrics.json").read_text()
 
 
 def test_what_was_seen_is_kept(parts: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 import vision
@@ -42,11 +43,11 @@ def learn(folder: Path, target: Path, device: str) -> Path:
             spec["net"]["init_args"] |= {"copies": copies, "capacity": capacity}
             break
     taught = _digest(spec, folder, paths)
-    if target.exists() and _said(target).get("taught") == taught:
+    if target.exists() and _taught(target).get("by") == taught:
         return target
     net: Any = build(spec["net"])
     task = AnomalyTask(net, scorer=Scorer("features"))
-    task.hparams.update({**spec, "taught": taught, "parts": len(paths)})
+    task.hparams.update(spec)
     data.size = net.input_size
     data.setup("fit")
     task.to(device)
@@ -56,13 +57,15 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".part")
     task.cpu().save(unfinished)
+    told = {"by": taught, "parts": len(paths)}
+    torch.save({**read_checkpoint(unfinished), "taught": told}, unfinished)
     os.replace(unfinished, target)
     return target
 
 
 def promise(detector: Path) -> str | None:
     """What the threshold of a detector stands for that learned from few parts; None if of many."""
-    count = _said(detector).get("parts", MANY)
+    count = _taught(detector).get("parts", MANY)
     if count >= MANY:
         return None
     if count == 1:
@@ -76,10 +79,10 @@ def promise(detector: Path) -> str | None:
     )
 
 
-def _said(checkpoint: Path) -> Mapping[str, Any]:
-    """Its hyperparameters; none of a file that is no checkpoint of ours."""
+def _taught(checkpoint: Path) -> Mapping[str, Any]:
+    """By what, and how many parts; nothing of a file that `learn` did not write."""
     try:
-        return read_checkpoint(checkpoint).get("hyper_parameters", {})
+        return read_checkpoint(checkpoint).get("taught", {})
     except ValueError:
         return {}
 
