@@ -12,7 +12,6 @@ patients' scans, which may not be shipped, and no likeness of any one scanner.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from data.begun import begin
 from data.images import write_png
 from data.pairs import SPLITS
 
@@ -196,11 +196,7 @@ def write(root: str | Path, counts: dict[str, int], seed: int = 0, size: int = 2
         raise ValueError(f"seed {seed}: give 0 or more")
     if wrong := [f"{split} {count}" for split, count in counts.items() if count < 0]:
         raise ValueError(f"{', '.join(wrong)}: give 0 or more")
-    told, options = Path(root) / "options.json", {"seed": seed, "size": size}
-    if told.exists() and (begun := json.loads(told.read_text())) != options:
-        raise ValueError(f"{root}: was begun with {begun}, not {options}; name another folder")
-    told.parent.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(options) + "\n")
+    begin(Path(root), {"seed": seed, "size": size})
     todo = [
         (split, i)
         for split, count in counts.items()

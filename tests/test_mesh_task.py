@@ -51,6 +51,16 @@ def recipe(net: str, **init_args: object) -> dict[str, object]:
     }
 
 
+def over_a_vit_that_learns(net: str) -> Any:
+    small: dict[str, Any] = {"body": "anny", "box_width": 8, "along_ray": True}
+    if net == "MultiHMRAnny":
+        small = {"size": SIZE, "dim": 64, "depth": 1, "heads": 2}
+    content: Any = recipe(f"vision.mesh.{net}", **small)
+    content["model"]["loss"] = {"class_path": f"vision.mesh.{net.removesuffix('Anny')}Loss"}
+    content["model"]["net"]["init_args"]["backbone"]["init_args"] = {**BACKBONE, "frozen": False}
+    return content
+
+
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("people")
@@ -77,12 +87,7 @@ def model(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("net", ["MultiHMRAnny", "OSX"])
 def test_half_precision_is_for_the_net_alone(rendered: Path, tmp_path: Path, net: str) -> None:
     """Bodies, places and errors are worked out in float32 whatever the trainer's precision."""
-    small: dict[str, Any] = {"size": SIZE, "dim": 64, "depth": 1, "heads": 2}
-    if net == "OSX":
-        small = {"body": "anny", "box_width": 8, "along_ray": True}
-    content: Any = recipe(f"vision.mesh.{net}", **small)
-    content["model"]["loss"] = {"class_path": f"vision.mesh.{net.removesuffix('Anny')}Loss"}
-    content["model"]["net"]["init_args"]["backbone"]["init_args"] = {**BACKBONE, "frozen": False}
+    content = over_a_vit_that_learns(net)
     del content["trainer"]["logger"]
     path, losses = tmp_path / "recipe.yaml", []
     path.write_text(yaml.safe_dump(content))
@@ -100,13 +105,8 @@ def test_half_precision_is_for_the_net_alone(rendered: Path, tmp_path: Path, net
 @pytest.mark.parametrize("net", ["MultiHMRAnny", "OSX"])
 def test_what_backbones_bring_may_learn_slower(rendered: Path, tmp_path: Path, net: str) -> None:
     """Not at all, here."""
-    small: dict[str, Any] = {"body": "anny", "box_width": 8, "along_ray": True}
-    if net == "MultiHMRAnny":
-        small = {"size": SIZE, "dim": 64, "depth": 1, "heads": 2}
-    content: Any = recipe(f"vision.mesh.{net}", **small)
-    loss = f"vision.mesh.{net.removesuffix('Anny')}Loss"
-    content["model"] |= {"loss": {"class_path": loss}, "tuning": 0.0}
-    content["model"]["net"]["init_args"]["backbone"]["init_args"] = {**BACKBONE, "frozen": False}
+    content = over_a_vit_that_learns(net)
+    content["model"]["tuning"] = 0.0
     path, states = tmp_path / "recipe.yaml", []
     path.write_text(yaml.safe_dump(content))
     for steps in ("1", "2"):

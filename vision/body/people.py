@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from rich.progress import track
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from data.begun import begin
 from data.images import SUFFIXES, read_rgb, show, write_jpeg
 from data.inspection import pictures
 from data.pairs import SPLITS
@@ -450,8 +450,8 @@ def write(
     photos = _find_photographs(backgrounds, root) if backgrounds else []
     people = People(size, size, most, photos, farthest=farthest, nearest=nearest)
     console = Console(stderr=True)
-    told = root / "options.json"
-    if not told.exists():  # a damaged one shall stop it now, not when it is drawn, hours later
+    if not (root / "options.json").exists():
+        # A damaged one shall stop it now, not when it is drawn, hours later.
         for photo in track(photos, "reading photographs", console=console, disable=len(photos) < 4):
             read_rgb(photo)
     options: dict[str, Any] = {"seed": seed, "size": size, "most": most, "frames": frames}
@@ -460,10 +460,7 @@ def write(
         options["nearest"] = nearest
     if backgrounds:
         options["photographs"] = _digest(photos, backgrounds)
-    if told.exists() and (begun := json.loads(told.read_text())) != options:
-        raise ValueError(f"{root}: was begun with {begun}, not {options}; name another folder")
-    root.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(options) + "\n")
+    begin(root, options)
     todo = [(split, i) for split, count in counts.items() for i in range(count)]
     for split, index in track(todo, "drawing people", console=console, disable=len(todo) < 4):
         name, draw = f"{index:06d}", [seed, SPLITS.index(split), index]
