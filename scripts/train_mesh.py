@@ -30,8 +30,8 @@ SETS = {
                "--farthest", "3.5"],
     "clips": ["--train", "600", "--val", "40", "--test", "60", "--size", "224", "--most", "3",
               "--farthest", "3.5", "--frames", "8"],
-    "near": ["--train", "2000", "--val", "100", "--test", "200", "--size", "448", "--most", "1",
-             "--farthest", "2.5"],
+    "near": ["--train", "3000", "--val", "100", "--test", "200", "--size", "448", "--most", "1",
+             "--nearest", "1", "--farthest", "1.8", "--hands", "40"],
 }  # fmt: skip
 ROWS = {
     "multihmr_light": ("multihmr_light", "people", []),

@@ -115,6 +115,18 @@ def test_most_people_stand_upright(people: People, drawn: list[tuple[np.ndarray,
         assert (crowd.translation[:, 2] > 1).all()
 
 
+def test_whole_hands_can_be_asked_for() -> None:
+    near = People(128, 128, most=1, nearest=1, farthest=1.5, hands=12)
+    names = near.body.bone_names
+    for seed in range(4):
+        _, crowd = near.picture([8, seed])
+        for side in (".L", ".R"):
+            own = [n.startswith("finger") and n.endswith(side) for n in names]
+            fingers = crowd.pixels[0, own]
+            assert ((fingers >= 0) & (fingers <= 128)).all()
+            assert np.ptp(fingers, 0).max() >= 12
+
+
 def test_the_seed_says_everything(people: People, drawn: list[tuple[np.ndarray, Crowd]]) -> None:
     image, crowd = People(96, 128).picture([7, 3])
     np.testing.assert_array_equal(image, drawn[3][0])
@@ -303,6 +315,9 @@ def test_sets_that_cannot_be_read(written: Path, tmp_path: Path) -> None:
     [
         (["--size", "8"], "--size 8: give 64 or more"),
         (["--most", "0"], "most=0: give 1 or more"),
+        (["--hands", "40"], "hands=40.0, most=6: give no more than an eighth"),
+        (["--hands", "60", "--most", "1"], "hands=60.0, most=1: give no more than an eighth"),
+        (["--hands", "40", "--most", "1", "--frames", "8"], "--hands is for pictures"),
         (["--backgrounds", "."], "--backgrounds .: no picture in this folder or below it; supply"),
         (["--backgrounds", "out"], "--backgrounds out: is OUT, too; choose another folder"),
     ],
@@ -330,6 +345,7 @@ def test_another_call_with_other_options_is_refused(tmp_path: Path) -> None:
     assert main([*call, "--most", "1"]) == 0
     assert main([*call, "--most", "2"]) == 2
     assert main([*call, "--most", "1", "--nearest", "1"]) == 2
+    assert main([*call, "--most", "1", "--hands", "8"]) == 2
 
 
 def test_a_set_begun_before_photographs_were_told_apart_goes_on(tmp_path: Path) -> None:

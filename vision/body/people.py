@@ -11,6 +11,7 @@ import argparse
 import functools
 import hashlib
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +91,8 @@ class People:
         occluders: share of pictures in which a box stands in the way.
         farthest, nearest: metres from the camera, between which people stand; below 1.8 the picture
             holds less than a whole grown-up.
+        hands: pixels that the joints of the fingers span at least, of either hand, all of them in
+            the picture, and no box in the way; for one person in a picture. 0: as it comes.
     """
 
     def __init__(
@@ -101,21 +104,35 @@ class People:
         occluders: float = 0.3,
         farthest: float = 7.0,
         nearest: float = NEAREST,
+        hands: float = 0,
     ) -> None:
         if most < 1:
             raise ValueError(f"most={most}: give 1 or more")
+        if hands and not (0 < hands <= min(height, width) / 8 and most == 1):
+            raise ValueError(
+                f"hands={hands}, most={most}: give no more than an eighth of the picture's side,"
+                " and 1 for most"
+            )
         if not TOUCHING <= nearest <= farthest < math.inf:
             raise ValueError(
                 f"nearest={nearest}, farthest={farthest}: give {TOUCHING} m or more, and no less"
                 " for the farthest"
             )
         self.far = (nearest, farthest)
-        self.height, self.width, self.most = height, width, most
-        self.backgrounds, self.occluders = backgrounds, occluders
+        self.height, self.width, self.most, self.hands = height, width, most, hands
+        self.backgrounds, self.occluders = backgrounds, 0.0 if hands else occluders
         self.body = Anny()
         self.curl_axes = find_curl_axes(self.body)
         bones = self.body.weights.argmax(1).numpy()
         self.part = np.array([_part(self.body.bone_names[bone]) for bone in bones])
+        self.fingers = [
+            [
+                i
+                for i, name in enumerate(self.body.bone_names)
+                if re.match(rf"finger.*\.{side}$", name)
+            ]
+            for side in "LR"
+        ]
         still = self.body(self.body.still(1), self.body.neutral_shape[None])
         self.rest = still.vertices[0].numpy()
         self.eye = still.joints[0, self.body.joint("left_eye_smplhf")].numpy()
@@ -132,6 +149,8 @@ class People:
         while True:
             view = _View(rng, self.height, self.width)
             pose, shape, place = self._draw(rng, view)
+            if self.hands and not self._shows_hands(view, pose, shape, place):
+                continue
             scene = self._scene(rng, view, place)
             image, crowd, pieces = self._seen(rng, scene, view, pose, shape, place)
             if not pieces:
@@ -213,11 +232,7 @@ class People:
         place: np.ndarray,
     ) -> tuple[np.ndarray, Crowd, bool]:
         """The picture, its people, and whether pieces of others show."""
-        with torch.no_grad():
-            vertices, joints = (t.numpy() for t in self.body(pose, shape))
-        lift = -vertices[..., 1].min(1)  # whoever it is stands on the floor
-        moved = np.stack([place[:, 0], lift, place[:, 1]], 1)[:, None]
-        vertices, joints = (view.before(points + moved) for points in (vertices, joints))
+        vertices, joints = self._stood(view, pose, shape, place)
         facing = np.stack([normals(v, self.faces) for v in vertices])
         image, seen = self._render(rng, scene, view, vertices, facing)
         pose = pose.clone()
@@ -236,6 +251,26 @@ class People:
             np.flatnonzero(shown).astype(np.float32),
         )
         return image, crowd, bool(((visible > 0) & ~shown).any())
+
+    def _stood(
+        self, view: _View, pose: Tensor, shape: Tensor, place: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """N×V×3 vertices and N×104×3 joints before the camera."""
+        with torch.no_grad():
+            vertices, joints = (t.numpy() for t in self.body(pose, shape))
+        lift = -vertices[..., 1].min(1)  # whoever it is stands on the floor
+        moved = np.stack([place[:, 0], lift, place[:, 1]], 1)[:, None]
+        return view.before(vertices + moved), view.before(joints + moved)
+
+    def _shows_hands(self, view: _View, pose: Tensor, shape: Tensor, place: np.ndarray) -> bool:
+        """Whether both hands are in the picture and large enough; a body may still hide them."""
+        _, joints = self._stood(view, pose, shape, place)
+        fingers = joints[0, self.fingers]  # 2×F×3
+        if (fingers[..., 2] <= 0).any():
+            return False
+        pixels = project(fingers, view.camera)
+        inside = (pixels >= 0) & (pixels <= (self.width, self.height))
+        return bool(inside.all() and (np.ptp(pixels, 1).max(1) >= self.hands).all())
 
     def _clothes(self, rng: np.random.Generator) -> np.ndarray:
         """V×3 colours, 0 … 255, that one wears."""
@@ -437,6 +472,7 @@ def write(
     frames: int | None = None,
     farthest: float = 7.0,
     nearest: float = NEAREST,
+    hands: float = 0,
 ) -> None:
     """Write a set that `data.people` reads: counts by split of pictures, or of clips of `frames`.
 
@@ -448,7 +484,7 @@ def write(
         ValueError: the set was begun with other options or photographs, or one is damaged.
     """
     photos = _find_photographs(backgrounds, root) if backgrounds else []
-    people = People(size, size, most, photos, farthest=farthest, nearest=nearest)
+    people = People(size, size, most, photos, farthest=farthest, nearest=nearest, hands=hands)
     console = Console(stderr=True)
     if not (root / "options.json").exists():
         # A damaged one shall stop it now, not when it is drawn, hours later.
@@ -458,6 +494,8 @@ def write(
     options |= {"farthest": farthest, "backgrounds": len(photos)}
     if nearest != NEAREST:  # sets that were begun before it could be said go on
         options["nearest"] = nearest
+    if hands:
+        options["hands"] = hands
     if backgrounds:
         options["photographs"] = _digest(photos, backgrounds)
     begin(root, options)
@@ -535,7 +573,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="M",
         help=f"metres to the first of them ({NEAREST})",
     )
+    parser.add_argument(
+        "--hands",
+        type=float,
+        default=0,
+        metavar="N",
+        help="only people whose hands both show, N pixels or more (0: any)",
+    )
     given = parser.parse_args(arguments)
+    if given.hands and given.frames is not None:
+        parser.error("--hands is for pictures, not for clips; leave out --frames or --hands")
     if given.frames is not None and given.frames < 1:
         parser.error(f"--frames {given.frames}: give 1 or more")
     if given.size < 64:
@@ -552,6 +599,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.frames,
             given.farthest,
             given.nearest,
+            given.hands,
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
