@@ -25,11 +25,11 @@ quick: $(READY) ## lint, format, types and the tests that are fast (under a minu
 	@$(LINT)
 	@$(PYTEST) -m "not slow" --hypothesis-profile=quick
 
-bench: $(READY) ## measure speed, peak memory and repeatability
+bench: $(READY) ## measure speed, peak memory and repeatability (RELEASED=checkout of Multi-HMR)
 	@$(BIN)/python scripts/bench.py
 	@$(BIN)/python scripts/bench_restoration.py
 	@$(BIN)/python scripts/bench_bodies.py
-	@$(BIN)/python scripts/bench_mesh.py
+	@$(BIN)/python scripts/bench_mesh.py $(if $(RELEASED),--released $(RELEASED))
 
 wheel: $(READY) ## build dist/visionmend-….whl
 	@$(BIN)/python -m build --wheel --no-isolation

@@ -87,7 +87,9 @@ UNTUNED = (
     " people who are small in the picture, or whose head is hidden, are missed; docs/mesh.md says"
     " what it makes of photographs. It is a start for training, and no match for published nets."
 )
-PEOPLE = ("f1", "precision", "recall", "mpjpe", "mpjpe_of_mean", "pa_mpjpe", "pve")
+PEOPLE = (
+    *("f1", "precision", "recall", "mpjpe", "mpjpe_of_mean", "mpjpe_of_turned", "pa_mpjpe", "pve"),
+)
 SIMULATED = (
     "Displays are simulated (`data.degrade.UnderDisplay`); real ones bend light otherwise, and what"
     " they do to it changes from device to device."

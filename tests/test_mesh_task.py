@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import re
@@ -19,17 +20,20 @@ import trimesh
 import yaml
 
 import vision
-from data.images import write_jpeg, write_png
+from data.images import Picture, show, write_jpeg, write_png
 from data.people import RenderedPeople, collate_people
 from vision.body import Body, BodyModel, create
 from vision.body.camera import intrinsics, project
 from vision.body.people import People, main
 from vision.cli import infer, train
 from vision.layers.state import read_checkpoint
-from vision.mesh import MultiHMRLoss
+from vision.mesh import MultiHMRLoss, OSXLoss
 from vision.mesh.people import SHARED, MeshSpec, Truth, stand
 from vision.mesh.people import People as Recovered
-from vision.run.mesh import MeshPredictor
+from vision.run.mesh import MeshJob, MeshPredictor
+from vision.run.recovery import Recovery
+from vision.run.sources import Source
+from vision.run.weights import build
 from vision.tasks.mesh import Found, MeshTask
 
 pytestmark = pytest.mark.slow
@@ -349,9 +353,46 @@ def test_people_of_a_picture_of_any_shape(predictor: MeshPredictor) -> None:
 def test_intrinsics_that_are_known_are_used(predictor: MeshPredictor) -> None:
     image, crowd = People(96, 96, most=1).picture(1)
     near, far = (predictor(image, crowd.camera * [[f], [f], [1]]) for f in (1.0, 3.0))
+    assert len(far.joints)
     assert (far.joints[:, 0, 2] > 2 * near.joints[: len(far.joints), 0, 2]).all()
     with pytest.raises(ValueError, match="camera: intrinsics "):
         predictor(image, np.zeros((3, 3)))
+    widths = MeshPredictor(predictor.net, predictor.body, focal=1.2)
+    with pytest.raises(ValueError, match=r"focal=1\.2: intrinsics have the focal lengths 1\.2"):
+        widths(image)
+    with pytest.raises(ValueError, match="fov=200"):
+        MeshPredictor(predictor.net, predictor.body, fov=200)
+    with pytest.raises(ValueError, match=r"threshold=1\.5: give a score from 0 to 1"):
+        MeshPredictor(predictor.net, predictor.body, threshold=1.5)
+
+
+def test_numbers_that_are_not_finite_are_refused(predictor: MeshPredictor) -> None:
+    net = copy.deepcopy(predictor.net)
+    broken: Any = net.dist[-1]
+    torch.nn.init.constant_(broken.bias, torch.nan)
+    with pytest.raises(ValueError, match="not finite; its weights are damaged"):
+        MeshPredictor(net, predictor.body, threshold=0.001)(np.zeros((96, 96, 3), np.uint8))
+
+
+def test_half_a_person_and_sixty(predictor: MeshPredictor, tmp_path: Path) -> None:
+    near = People(96, 96, most=1, nearest=1, farthest=1.2)
+    image, crowd = near.picture(3)
+    assert crowd.visible[0] < 0.6
+    found = predictor(image)
+    assert len(found.score)
+    own = np.zeros(60, int)
+    spread = np.stack([*np.mgrid[-2:2:10j, -1:1:6j].reshape(2, -1), np.full(60, 3.0)], 1)
+    arrays = {f: getattr(found, f)[own] for f in ("score", "pose", "shape", "pixels")}
+    moved = {f: getattr(found, f)[own] + spread[:, None] for f in ("vertices", "joints")}
+    many = Recovery(
+        **arrays, **moved, translation=spread, camera=found.camera, numbers=np.arange(60)
+    )
+    picture = Picture(image, name="crowd.png")
+    source = Source("crowd.png", tmp_path / "crowd.png", Path("crowd"))
+    row = MeshJob(predictor).write(many, picture, source, tmp_path)
+    assert row["people"] == len(row["scores"]) == 60
+    assert all((tmp_path / name).stat().st_size for name in row["outputs"])
+    assert len(trimesh.load_scene(tmp_path / "crowd.glb").geometry) == 60
 
 
 def test_the_files_of_a_call(model: Path, tmp_path: Path) -> None:
@@ -404,6 +445,7 @@ def test_tracks_of_a_video(model: Path, tmp_path: Path) -> None:
         count = len(file["frames"])
         assert file["pose"].shape == (count, 104, 3, 3)
         assert file["joints"].shape == (count, 104, 3)
+        assert file["joint_names"].shape == (104,)
         square = file["pose"] @ file["pose"].swapaxes(-1, -2)
         np.testing.assert_allclose(square, np.broadcast_to(np.eye(3), square.shape), atol=1e-4)
     (animated,) = out.glob("walk*.glb")
@@ -412,6 +454,39 @@ def test_tracks_of_a_video(model: Path, tmp_path: Path) -> None:
     (film,) = out.glob("walk*.overlay.mp4")
     capture = cv2.VideoCapture(str(film))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+
+
+@pytest.mark.parametrize("name", ["walk.mp4", "7\u202fPM.mov"])
+def test_frames_of_a_video_are_seen_together(
+    predictor: MeshPredictor, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their names, which messages quote where they would break a line."""
+    job, seen = MeshJob(predictor), []
+    monkeypatch.setattr(predictor, "clip", lambda images: seen.append(len(images)) or [*images])
+    image = np.zeros((9, 9, 3), np.uint8)
+    names = [show(f"{name}#{i}") for i in (3, 4, 5, 8)]
+    job.predict([Picture(image, name=n) for n in (*names, "a.png", "b.png")])
+    assert seen == [3, 1, 1, 1]
+
+
+def test_a_video_that_ends_early_keeps_what_it_showed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = People(96, 128, most=1).clip(3, 2)
+    path = tmp_path / "walk\u202f1.avi"  # a name that messages quote
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (128, 96))
+    for i in range(12):
+        writer.write(np.ascontiguousarray(images[i % 2, ..., ::-1]))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    out = tmp_path / "out"
+    call = ["mesh", str(path), "-o", str(out), "--weights", str(model), "--threshold", "0.005"]
+    assert infer(call) == 1
+    rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    good = [row for row in rows if row["status"] == "ok"]
+    assert len(good) > 2
+    assert [row["status"] for row in rows if row not in good] == ["error"]
+    assert all((out / name).exists() for row in good for name in row["outputs"])
 
 
 @pytest.mark.parametrize(
@@ -445,3 +520,22 @@ def test_seen_at_another_size(model: Path, tmp_path: Path) -> None:
     torch.save({**net, "hyper_parameters": told}, tmp_path / "fixed.ckpt")
     with pytest.raises(ValueError, match="MultiHMR sees pictures at one size; leave the size out"):
         vision.load(tmp_path / "fixed.ckpt", size=2 * SIZE)
+
+
+def test_osx_takes_people_that_a_detector_found(model: Path, tmp_path: Path) -> None:
+    spec = over_a_vit_that_learns("OSX")["model"]["net"]
+    task = MeshTask(build(spec), OSXLoss())
+    task.hparams.update({"net": spec})
+    task.save(tmp_path / "osx.ckpt")
+    image, _ = People(90, 120, most=2).picture(4)
+    write_jpeg(tmp_path / "two.jpg", image)
+    call = ["mesh", str(tmp_path / "two.jpg"), "-o", str(tmp_path / "out"), "--focal", "100"]
+    call += ["--weights", str(tmp_path / "osx.ckpt"), "--threshold", "0.005"]
+    assert infer([*call, "--detector", str(model)]) == 0
+    (row,) = (json.loads(s) for s in (tmp_path / "out/manifest.jsonl").read_text().splitlines())
+    alone = vision.load(model, threshold=0.005, focal=100)
+    assert row["scores"] == [pytest.approx(s, abs=1e-3) for s in alone(image).score]
+    with np.load(tmp_path / "out/two.person-00.npz") as file:
+        assert file["camera"][0, 0] == pytest.approx(100)
+        assert [*file["joint_names"]] == [*task.body.joint_names]
+    assert infer([*call, "--detector", str(tmp_path / "osx.ckpt")]) == 2

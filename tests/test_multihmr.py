@@ -165,6 +165,8 @@ def test_any_vit_will_do() -> None:
     for name in ("vit_tiny_patch16_224", "deit_tiny_patch16_224"):
         net = MultiHMR(backbone(name), SIZE, "anny", dim=32, depth=1, heads=2, mlp=32)
         assert net.grid == 7
+    with pytest.raises(ValueError, match="resnet18 is no ViT with a class token; use one such"):
+        MultiHMR(Backbone("resnet18", "none", frozen=False), SIZE + 16)
     with pytest.raises(ValueError, match="size=100: give a multiple of the 16 pixels"):
         MultiHMR(backbone(), 100)
     with pytest.raises(ValueError, match="give 3×112×112"):

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,11 +15,13 @@ import pytest
 import roma
 import torch
 import torch.nn.functional as F
+from bodies import write_gated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import picture, shaken, without_gradient
 from torch import Tensor
 
+import vision
 from vision.backbones import Backbone
 from vision.body import Anny
 from vision.body.camera import intrinsics, project
@@ -232,6 +235,19 @@ def test_a_published_file_loads_strictly(decoder: bool, older: bool) -> None:
     if not older:
         for own, other in zip(net.regress(crops), again.regress(crops), strict=True):
             assert torch.equal(own, other)
+
+
+@torch.no_grad()
+def test_a_published_file_as_it_lies_there(tmp_path: Path) -> None:
+    """With what its training left beside the net."""
+    net = tiny()
+    write_gated(tmp_path)
+    whole = {"epoch": 1, "network": published(net, older=False), "optimizer": {"state": {}}}
+    torch.save(whole, tmp_path / "osx_l.pth.tar")
+    loaded = vision.load(tmp_path / "osx_l.pth.tar", body_models=tmp_path / "body_models")
+    crops = F.interpolate(picture(32, 24), CROP)
+    for own, other in zip(net.regress(crops), loaded.net.regress(crops), strict=True):
+        assert torch.equal(own, other)
 
 
 def test_keys_that_do_not_fit_are_listed() -> None:

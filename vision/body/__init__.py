@@ -13,9 +13,10 @@ __all__ = ["SMPL", "SMPLX", "Anny", "AnnyMakeHuman", "Body", "BodyModel", "avail
 
 FREE: dict[str, Callable[[], BodyModel]] = {"anny": Anny, "anny_makehuman": AnnyMakeHuman}
 GATED = {
-    # Where each is looked for, below the folder, and who gives it away after a registration.
-    "smplx": ("smplx/SMPLX_{}.npz", "https://smpl-x.is.tue.mpg.de"),
-    "smpl": ("smpl/SMPL_{}.pkl", "https://smpl.is.tue.mpg.de"),
+    # Where each is looked for, below the folder, what to download, and who gives it away after a
+    # registration.
+    "smplx": ("smplx/SMPLX_{}.npz", "SMPL-X, models", "https://smpl-x.is.tue.mpg.de"),
+    "smpl": ("smpl/SMPL_{}.pkl", "SMPL for Python", "https://smpl.is.tue.mpg.de"),
 }
 
 
@@ -61,8 +62,11 @@ def available(folder: Path | None = None, gender: str = "neutral") -> dict[str, 
 
 def missing(name: str, folder: Path | None = None, gender: str = "neutral") -> str:
     """Where the file of a gated model is wanted, and whence it comes."""
-    path, site = _path(name, folder, gender), GATED[name][1]
-    return f"{path} is not there; register at {site}, download the model and put the file there"
+    path, (_, archive, site) = _path(name, folder, gender), GATED[name]
+    return (
+        f"{path} is not there; register at {site}, download {archive}, and put the {gender} model"
+        f" there under this name"
+    )
 
 
 def _path(name: str, folder: Path | None, gender: str = "neutral") -> Path:

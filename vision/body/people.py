@@ -43,6 +43,9 @@ VISIBLE = 0.1
 SMALLEST = 0.6
 """Of a photograph behind people, as large a piece as fits or no less than this share of it."""
 
+MANY = 1000
+"""Who is drawn so often without the hands that are asked for will hardly show them."""
+
 NEAREST, TOUCHING = 1.8, 1.0
 """Metres from the camera, along the floor: where people stand, and as near as they may be put."""
 
@@ -144,12 +147,22 @@ class People:
 
         Everybody in it shows VISIBLE of the silhouette or nothing: it is drawn anew until that is
         so, since a piece of somebody would have to be found, and not be found.
+
+        Raises:
+            ValueError: hands of that size are not to be had at these distances.
         """
         rng = np.random.default_rng(seed)
+        drawn = 0
         while True:
             view = _View(rng, self.height, self.width)
             pose, shape, place = self._draw(rng, view)
             if self.hands and not self._shows_hands(view, pose, shape, place):
+                drawn += 1
+                if drawn == MANY:
+                    raise ValueError(
+                        f"of {MANY} people none shows both hands {self.hands:g} pixels large; lower"
+                        " hands, or farthest"
+                    )
                 continue
             scene = self._scene(rng, view, place)
             image, crowd, pieces = self._seen(rng, scene, view, pose, shape, place)

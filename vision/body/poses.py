@@ -49,6 +49,9 @@ BENT = {"elbow": (0, -25, 0)}
 SWAPPED = {"left_": "right_", "right_": "left_", "": ""}
 
 
+APART = 0.3
+"""Of how far a finger bends, the share that is its own and not the hand's; ours."""
+
 CurlAxes = dict[tuple[str, str], np.ndarray]
 
 
@@ -94,9 +97,13 @@ def draw_pose(rng: np.random.Generator, body: BodyModel, curl_axes: CurlAxes) ->
             mirror = (1, -1, -1) if side == "right_" else (1, 1, 1)
             joint = body.joint(f"{side}{name}")
             vectors[joint] = np.radians(moved.clip(low, high)) * mirror
+    grasps: dict[str, float] = {}
     for (finger, side), axes in curl_axes.items():
         low, high = CURLS[finger]
-        bends = rng.uniform(0, 1) * high + strength * rng.normal(0, 12, 3)
+        own = rng.uniform(0, 1)
+        # Fingers of a hand bend together for the most part (Santello et al., J. Neurosci. 1998).
+        share = APART * own + (1 - APART) * grasps.setdefault(side, own)
+        bends = share * high + strength * rng.normal(0, 12, 3)
         for i, bend in enumerate(bends.clip(low, high)):
             vectors[body.joint(f"{side}_{finger}{i + 1}")] = math.radians(bend) * axes[i]
     facing = rng.normal(0, 50) if rng.random() < 0.6 else rng.uniform(-180, 180)

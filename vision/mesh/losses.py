@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vision.body import Body, BodyModel
 from vision.body.camera import project
 from vision.mesh.crops import PATCH, crop_of
-from vision.mesh.osx import WIDE
+from vision.mesh.osx import ANNY_HAND, WIDE
 from vision.mesh.people import Truth, stand
 
 
@@ -236,9 +236,10 @@ class OSXLoss(MeshLoss):
     it, as the released code does. Ours: rotations are compared as matrices (there as vectors), and
     joints, in metres, weigh 10. Joints of hands count from the wrist.
 
-    Points of the net that are no joints of the body model are left out: of SMPL-X toes, heels, face
-    and tips of fingers. So are boxes of hands where not all of a hand's points are known; then, as
-    with 3DPW, nothing trains the parts of the net that find hands and face.
+    Points of the net that are no joints of the body model are left out: of SMPL-X toes, heels and
+    tips of fingers. Boxes of hands are around wrist and knuckles, and are left out where fingers
+    are not known, as with 3DPW. Nothing trains the points and the box of a face, which no data that
+    we read tell; expression and jaw learn as shape and rotation.
     """
 
     every = 0
@@ -290,7 +291,7 @@ class OSXLoss(MeshLoss):
                 continue
             mine, depth = crop.hands[:, i, points], WIDE["hand"] / 16
             hands.append(_point_loss(mine, pixels, truth.joints, fingers, wrist, depth))
-            if len(points) == len(names):
+            if len(points) >= len(ANNY_HAND):  # all but tips: what is known has the hand's size
                 whole = pixels[:, [wrist, *fingers]]
                 low, high = whole.amin(1), whole.amax(1)
                 boxes.append((crop.centres[:, i] - (low + high) / 2).abs().mean() / PATCH)

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vision.backbones import Backbone
@@ -163,6 +164,11 @@ class OneShot(nn.Module):
             raise ValueError(f"body={body}: {type(self).__name__} gives {' or '.join(self.BODIES)}")
         if size < backbone.patch or size % backbone.patch:
             raise ValueError(f"size={size}: give a multiple of the {backbone.patch} pixels a patch")
+        if not isinstance(backbone.net, VisionTransformer) or backbone.net.cls_token is None:
+            raise ValueError(
+                f"backbone {backbone.name} is no ViT with a class token; use one such as"
+                " vit_small_patch14_dinov2"
+            )
         backbone.net.set_input_size((size, size))
         self.backbone, self.size, self.step = backbone, size, backbone.patch
         self.grid = size // backbone.patch
@@ -225,7 +231,8 @@ class MultiHMR(OneShot):
             as the released code has it; for its checkpoints.
 
     Raises:
-        ValueError: a size that is no multiple of the patch; no such body.
+        ValueError: a size that is no multiple of the patch; no such body; a backbone that is no ViT
+            with a class token.
     """
 
     def __init__(

@@ -335,6 +335,7 @@ class OSX(nn.Module):
         along_ray: the whole body is turned from the view along the ray through the middle of its
             box into the camera's (ours). A crop does not show from which side the camera sees it:
             at the edge of a wide picture 30° are missing. Published weights were trained without.
+        layers: of the decoder; the published ones have 6.
         join: block of the ViT at which the task tokens join (ours; published is the first). Blocks
             before it see patches alone and do not learn, which halves the cost of a step.
 
@@ -360,6 +361,7 @@ class OSX(nn.Module):
         box_width: int = 256,
         along_ray: bool = False,
         join: int = 0,
+        layers: int = 6,
     ) -> None:
         super().__init__()
         if body not in ("anny", "smplx"):
@@ -380,12 +382,12 @@ class OSX(nn.Module):
         self.hand_position_net = PositionNet(half, fingers, HAND, decoder)
         self.hand_roi_net = Levels(width, HAND) if decoder else Enlarged(width, HAND)
         self.hand_regressor = HandRegressor(width, fingers, decoder)
-        self.hand_decoder = Decoder(width, fingers) if decoder else None
+        self.hand_decoder = Decoder(width, fingers, layers) if decoder else None
         self.face_regressor = FaceRegressor(width, decoder) if smplx else None
         if smplx and decoder:
             self.face_position_net = PositionNet(half, FACE_POINTS, FACE, True)
             self.face_roi_net = Levels(width, FACE)
-            self.face_decoder = Decoder(width, FACE_POINTS)
+            self.face_decoder = Decoder(width, FACE_POINTS, layers)
         self._begin()
 
     @torch.no_grad()

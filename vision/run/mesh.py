@@ -47,7 +47,7 @@ class MeshPredictor:
 
     Raises:
         ValueError: a detector for a net that finds people itself; a threshold for one that takes
-            crops.
+            crops, or out of range; a camera that cannot be.
     """
 
     def __init__(
@@ -67,6 +67,9 @@ class MeshPredictor:
         kind, crops = type(net).__name__, self.spec.reads == "crops"
         if detector is not None and not crops:
             raise ValueError(f"{kind} finds people itself; leave the detector out")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold={threshold}: give a score from 0 to 1")
+        intrinsics(1, 1, fov, focal)  # says what is wrong with them, if anything
         if threshold is not None and crops:
             raise ValueError(f"{kind} finds nobody itself; give the threshold to a detector")
         self.device = torch.device(device)
@@ -93,7 +96,7 @@ class MeshPredictor:
 
         Raises:
             ValueError: a picture is not uint8 H×W×3 or is very small; intrinsics that no camera
-                has.
+                has; the net gives numbers that are not finite.
         """
         for image in images:
             check(image)
@@ -112,6 +115,7 @@ class MeshPredictor:
             seen: Any = self.net(batch[None], given[None], **self.options)
         else:
             seen = self.net(batch, given, **self.options)
+        _check_finite(seen.heat, seen.people.place)
         used: Any = getattr(seen, "camera", given)  # the one it found, if it looked for one
         found = used.cpu().double().numpy()
         stood = stand(seen.people, self.spec, self.body)
@@ -136,6 +140,7 @@ class MeshPredictor:
         batch, own = _chw(image)[None], torch.tensor(camera).float()[None]
         moved = [part.to(self.device) for part in (batch, own, *at)]
         seen: Any = self.net(moved[0], moved[1], (moved[2], moved[3]))
+        _check_finite(seen.people.place)
         found = seen.people._replace(score=torch.tensor(score).to(self.device))
         stood = stand(found, self.spec, self.body)
         return self._recovery(found, stood, pose_of(found, self.spec, self.body), 0, camera)
@@ -149,7 +154,10 @@ class MeshPredictor:
         if not own and getattr(self.net, "finds_camera", False):
             return None
         height, width = image.shape[:2]
-        return intrinsics(height, width, self.fov, self.focal).double().numpy()
+        found = intrinsics(height, width, self.fov, self.focal).double().numpy()
+        if own:  # of a very small picture 60° may be fewer pixels than a camera has
+            check_intrinsics(found, f"fov={self.fov}, focal={self.focal}")
+        return found
 
     def _recovery(
         self, people: People, stood: Body, pose: Tensor, picture: int, camera: np.ndarray
@@ -177,6 +185,14 @@ def check(image: U8) -> None:
         )
 
 
+def _check_finite(*told: Tensor) -> None:
+    if not all(part.isfinite().all() for part in told):
+        raise ValueError(
+            "the net gives numbers that are not finite; its weights are damaged, train them anew or"
+            " download them again"
+        )
+
+
 def _chw(image: U8) -> Tensor:
     return torch.tensor(image).permute(2, 0, 1).float() / 255
 
@@ -198,6 +214,7 @@ class MeshJob:
         self.lock = threading.Lock()
         self.fingerprint = predictor.fingerprint + (" smooth" if smooth else "")
         self.faces = predictor.body.faces.cpu().numpy()
+        self.joint_names = np.array(predictor.body.joint_names)
 
     def predict(self, pictures: list[Picture]) -> list[Recovery]:
         """One recovery per picture; frames of one video that follow each other are a clip."""
@@ -222,7 +239,7 @@ class MeshJob:
             forget(out / stem, ".jpg")
             outputs = [f"{stem}.person-{i:02d}.npz" for i in range(len(result.score))]
             for i, name in enumerate(outputs):
-                save_npz(out / name, **result.person(i))
+                save_npz(out / name, **result.person(i), joint_names=self.joint_names)
             if outputs:
                 outputs.append(f"{stem}.glb")
                 write_glb(out / outputs[-1], [*result.vertices], self.faces)
@@ -267,5 +284,5 @@ def _frame(picture: Picture) -> tuple[str, int]:
 
     A picture is the first frame of itself.
     """
-    name, mark, number = picture.name.rpartition("#")
+    name, mark, number = picture.name.strip("'\"").rpartition("#")  # `show` may have quoted it
     return (name, int(number)) if mark and number.isdigit() else (f"{picture.name}#", 0)

@@ -123,9 +123,9 @@ def finish_video(
     """Tracks and pictures of a video whose frames are done.
 
     Writes `<name>.person-00.npz` for each track: `frames` T, `score` T, `pose` T×J×3×3, `shape` T×S
-    (with `smooth` its mean over the track), `translation` T×3, `joints` T×J×3, `camera` T×3×3; and
-    `<name>.overlay.mp4`; with them all, if there are any, `<name>.glb`, skinned and animated.
-    Returns their paths.
+    (with `smooth` its mean over the track), `translation` T×3, `joints` T×J×3, `camera` T×3×3,
+    `joint_names` J; and `<name>.overlay.mp4`; with them all, if there are any, `<name>.glb`,
+    skinned and animated. Returns their paths.
     """
     rows = sorted(rows, key=lambda row: row["frame"])
     capture = cv2.VideoCapture(str(Path(video).absolute()), cv2.CAP_FFMPEG)
@@ -155,7 +155,7 @@ def _finish(
     written = []
     for number, own in tracks.items():
         written.append(stem.with_name(f"{stem.name}.person-{number:02d}.npz"))
-        save_npz(written[-1], **own)
+        save_npz(written[-1], **own, joint_names=np.array(body.joint_names))
     if tracks:
         written.append(stem.with_name(f"{stem.name}.glb"))
         frames = np.array([row["frame"] for row in rows])

@@ -54,8 +54,8 @@ def load(
             that it finds.
         options: of a net that restores: `tile`, `ensemble`, `share_pooling` and `precision` of
             `RestorationPredictor`; of one that recovers people: `body_models` (where SMPL-X's and
-            SMPL's files are), `threshold`, `fov` and `detector` of `MeshPredictor`. None is as good
-            as leaving one out.
+            SMPL's files are), `threshold`, `fov`, `focal` and `detector` of `MeshPredictor`. None
+            is as good as leaving one out.
 
     Returns:
         A predictor: `predictor(image)` for one RGB uint8 H×W×3 picture, `predictor.net` the module.
