@@ -115,7 +115,7 @@ class MeshPredictor:
             seen: Any = self.net(batch[None], given[None], **self.options)
         else:
             seen = self.net(batch, given, **self.options)
-        _check_finite(seen.heat, seen.people.place)
+        _check_finite(getattr(seen, "heat", seen.people.score), seen.people.place)
         used: Any = getattr(seen, "camera", given)  # the one it found, if it looked for one
         found = used.cpu().double().numpy()
         stood = stand(seen.people, self.spec, self.body)
