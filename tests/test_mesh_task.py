@@ -493,6 +493,7 @@ def test_a_video_that_ends_early_keeps_what_it_showed(
     ("flags", "message"),
     [
         (["--fov", "190"], "--fov 190.0: give a number between 0 and 180"),
+        (["--focal", "1.2"], "--focal 1.2: give a number between 8 and 1000000"),
         (["--threshold", "1.5"], "--threshold 1.5: give a number between 0 and 1"),
     ],
 )

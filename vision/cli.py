@@ -248,7 +248,10 @@ def _add_mesh(parser: argparse.ArgumentParser) -> None:
 
 
 def _mesh(arguments: argparse.Namespace) -> int:
-    for name, low, high in (("threshold", 0, 1), ("fov", 0, 180), ("focal", 0, 1e6)):
+    from data.cameras import LONGEST, SHORTEST
+
+    ranges = (("threshold", 0, 1), ("fov", 0, 180), ("focal", SHORTEST, LONGEST))
+    for name, low, high in ranges:
         given = getattr(arguments, name)
         if given is not None and not low < given < high:
             raise ValueError(f"--{name} {given}: give a number between {low} and {high:.0f}")
