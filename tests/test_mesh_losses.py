@@ -127,7 +127,7 @@ def cropped(net: OSX, truth: Truth, body: BodyModel) -> OSXPeople:
     hands = [seen([f"{s}_{n}" for n in net.points["hand"]], f"{s}_wrist") for s in sides]
     around = [torch.cat([h[..., :2], flat[:, [body.joint(f"{s}_wrist")]]], 1)
               for h, s in zip(hands, sides, strict=True)]  # fmt: skip
-    low, high = (torch.stack([part(a) for a in around], 1) for part in (_low, _high))
+    low, high = (torch.stack([getattr(a, end)(1) for a in around], 1) for end in ("amin", "amax"))
     with torch.no_grad():
         found = net.regress(torch.zeros(len(points), 3, 512, 384))
     face = found.centres[:, 2:]
@@ -138,14 +138,6 @@ def cropped(net: OSX, truth: Truth, body: BodyModel) -> OSXPeople:
         sizes=torch.cat([high - low, face], 1),
     )
     return OSXPeople(told(truth, body, net.spec.joints), crop)
-
-
-def _low(points: Tensor) -> Tensor:
-    return points.amin(1)
-
-
-def _high(points: Tensor) -> Tensor:
-    return points.amax(1)
 
 
 def test_osxs_truth_costs_nothing(whole: OSX, body: Anny) -> None:

@@ -165,6 +165,8 @@ def test_any_vit_will_do() -> None:
     for name in ("vit_tiny_patch16_224", "deit_tiny_patch16_224"):
         net = MultiHMR(backbone(name), SIZE, "anny", dim=32, depth=1, heads=2, mlp=32)
         assert net.grid == 7
+    other = backbone("eva02_tiny_patch14_224")  # a class of timm's own, with a class token
+    assert MultiHMR(other, SIZE, "anny", dim=32, depth=1, heads=2, mlp=32).grid == 8
     with pytest.raises(ValueError, match="resnet18 is no ViT with a class token; use one such"):
         MultiHMR(Backbone("resnet18", "none", frozen=False), SIZE + 16)
     with pytest.raises(ValueError, match="size=100: give a multiple of the 16 pixels"):

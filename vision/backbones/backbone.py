@@ -158,6 +158,11 @@ class Backbone(nn.Module):
         by_block = dict(zip(chosen, maps, strict=True))
         return [by_block[b] for b in wanted]
 
+    @property
+    def has_class_token(self) -> bool:
+        """Whether `tokens` has one to give."""
+        return isinstance(self.net, WITH_CLS) and getattr(self.net, "cls_token", None) is not None
+
     def tokens(self, images: Tensor, blocks: Sequence[int] = ()) -> tuple[Tensor, ...]:
         """A ViT's class token and patch tokens after its last norm, as B×C and B×C×h×w.
 
@@ -168,7 +173,7 @@ class Backbone(nn.Module):
             ValueError: the backbone has no class token.
         """
         net = self.net
-        if not isinstance(net, WITH_CLS) or getattr(net, "cls_token", None) is None:
+        if not self.has_class_token:
             raise ValueError(
                 f"backbone {self.name} has no class token; use a ViT such as"
                 " vit_small_patch14_dinov2"
@@ -206,8 +211,8 @@ class Backbone(nn.Module):
             ValueError: the backbone has no class token or no attention to look at.
         """
         block, wanted = self._index(block), [self._index(b) for b in blocks]
-        net, cls = self.net, getattr(self.net, "cls_token", None)
-        if not isinstance(net, WITH_CLS) or cls is None or not hasattr(net.blocks[block], "attn"):
+        net = self.net
+        if not self.has_class_token or not hasattr(net.blocks[block], "attn"):
             raise ValueError(
                 f"backbone {self.name} has no class token, so no CLS attention; use a ViT such as"
                 " vit_small_patch14_dinov2"

@@ -11,7 +11,6 @@ import argparse
 import functools
 import hashlib
 import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from vision.body.anny import Anny
 from vision.body.camera import intrinsics, project
 from vision.body.poses import draw_pose, find_curl_axes
 from vision.body.raster import Seen, copied, normals, rasterise, spread
+from vision.body.smpl import FINGERS
 
 SKIN = ((241, 205, 178), (224, 172, 138), (198, 134, 96), (141, 85, 54), (84, 52, 38))
 HAIR = ((28, 24, 22), (70, 46, 30), (130, 90, 50), (200, 170, 110), (150, 150, 150))
@@ -129,12 +129,8 @@ class People:
         bones = self.body.weights.argmax(1).numpy()
         self.part = np.array([_part(self.body.bone_names[bone]) for bone in bones])
         self.fingers = [
-            [
-                i
-                for i, name in enumerate(self.body.bone_names)
-                if re.match(rf"finger.*\.{side}$", name)
-            ]
-            for side in "LR"
+            [self.body.joint(f"{side}_{finger}{i}") for finger in FINGERS for i in (1, 2, 3)]
+            for side in ("left", "right")
         ]
         still = self.body(self.body.still(1), self.body.neutral_shape[None])
         self.rest = still.vertices[0].numpy()

@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vision.backbones import Backbone
@@ -164,7 +163,7 @@ class OneShot(nn.Module):
             raise ValueError(f"body={body}: {type(self).__name__} gives {' or '.join(self.BODIES)}")
         if size < backbone.patch or size % backbone.patch:
             raise ValueError(f"size={size}: give a multiple of the {backbone.patch} pixels a patch")
-        if not isinstance(backbone.net, VisionTransformer) or backbone.net.cls_token is None:
+        if not backbone.has_class_token:
             raise ValueError(
                 f"backbone {backbone.name} is no ViT with a class token; use one such as"
                 " vit_small_patch14_dinov2"
