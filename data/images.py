@@ -72,12 +72,14 @@ class Picture:
     """A decoded picture, upright.
 
     `pixels` is H×W×1 (grey) or H×W×3 (RGB), uint8, uint16 (full scale 65535) or float32 (full
-    scale 1.0); `alpha` is H×W of the same dtype, or None; `name` is what messages call it.
+    scale 1.0); `alpha` is H×W of the same dtype, or None; `name` is what messages call it; `frame`,
+    of a frame of a video, which video and the number of the frame.
     """
 
     pixels: Pixels
     alpha: Pixels | None = None
     name: str = "the picture"
+    frame: tuple[str, int] | None = None
 
     def rgb8(self) -> NDArray[np.uint8]:
         """The picture as uint8 H×W×3 RGB in [0, 255], the form every detector takes.

@@ -20,7 +20,7 @@ import trimesh
 import yaml
 
 import vision
-from data.images import Picture, show, write_jpeg, write_png
+from data.images import Picture, write_jpeg, write_png
 from data.people import RenderedPeople, collate_people
 from vision.body import Body, BodyModel, create
 from vision.body.camera import intrinsics, project
@@ -456,17 +456,15 @@ def test_tracks_of_a_video(model: Path, tmp_path: Path) -> None:
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6
 
 
-@pytest.mark.parametrize("name", ["walk.mp4", "7\u202fPM.mov"])
 def test_frames_of_a_video_are_seen_together(
-    predictor: MeshPredictor, name: str, monkeypatch: pytest.MonkeyPatch
+    predictor: MeshPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By their names, which messages quote where they would break a line."""
     job, seen = MeshJob(predictor), []
     monkeypatch.setattr(predictor, "clip", lambda images: seen.append(len(images)) or [*images])
     image = np.zeros((9, 9, 3), np.uint8)
-    names = [show(f"{name}#{i}") for i in (3, 4, 5, 8)]
-    job.predict([Picture(image, name=n) for n in (*names, "a.png", "b.png")])
-    assert seen == [3, 1, 1, 1]
+    frames = [*(("walk.mp4", i) for i in (3, 4, 5, 8)), ("run.mp4", 9), None, None]
+    job.predict([Picture(image, frame=frame) for frame in frames])
+    assert seen == [3, 1, 1, 1, 1]
 
 
 def test_a_video_that_ends_early_keeps_what_it_showed(

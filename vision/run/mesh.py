@@ -219,9 +219,11 @@ class MeshJob:
     def predict(self, pictures: list[Picture]) -> list[Recovery]:
         """One recovery per picture; frames of one video that follow each other are a clip."""
         found: list[Recovery] = []
-        places = [(*_frame(picture), i) for i, picture in enumerate(pictures)]
-        for _, group in itertools.groupby(places, lambda at: (at[0], at[1] - at[2])):
-            found += self.predictor.clip([pictures[i].rgb8() for *_, i in group])
+        # Numbers that rise by one in one video belong together; a picture belongs to itself.
+        places = [picture.frame or (None, 2 * i) for i, picture in enumerate(pictures)]
+        runs = itertools.groupby(range(len(pictures)), lambda i: (places[i][0], places[i][1] - i))
+        for _, run in runs:
+            found += self.predictor.clip([pictures[i].rgb8() for i in run])
         return found
 
     def write(
@@ -277,12 +279,3 @@ class MeshJob:
                 why = " ".join(str(error).split()) or type(error).__name__
                 finished.errors.append(f"{show(video)}: its tracks cannot be written: {why}")
         return finished
-
-
-def _frame(picture: Picture) -> tuple[str, int]:
-    """The video that a frame is of, and which: frames bear names such as clip.mp4#12.
-
-    A picture is the first frame of itself.
-    """
-    name, mark, number = picture.name.strip("'\"").rpartition("#")  # `show` may have quoted it
-    return (name, int(number)) if mark and number.isdigit() else (f"{picture.name}#", 0)

@@ -58,7 +58,8 @@ def frames(
                 relative=video.relative / f"frame_{number:06d}",
                 frame=number,
             )
-            yield (source, None) if done(source) else _retrieve(capture, source)
+            frame = (video.input, number)
+            yield (source, None) if done(source) else _retrieve(capture, source, frame)
             number += 1
         # Some containers only estimate their length, hence the tolerance.
         if number == 0 or number < 0.99 * stated - 1:
@@ -68,13 +69,15 @@ def frames(
         capture.release()
 
 
-def _retrieve(capture: cv2.VideoCapture, source: Source) -> tuple[Source, Picture | None]:
+def _retrieve(
+    capture: cv2.VideoCapture, source: Source, frame: tuple[str, int]
+) -> tuple[Source, Picture | None]:
     decoded, bgr = capture.retrieve()
     if not decoded:
         reason = f"{show(source.input)}: the frame cannot be decoded; copy the video again"
         return replace(source, error=reason), None
     rgb: NDArray[np.uint8] = np.ascontiguousarray(bgr[..., ::-1], dtype=np.uint8)
-    return source, Picture(rgb, name=show(source.input))
+    return source, Picture(rgb, name=show(source.input), frame=frame)
 
 
 def frame_count(video: Source) -> int:
