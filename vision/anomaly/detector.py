@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -72,14 +71,3 @@ class Detector(nn.Module):
     def enlarge(self, maps: Tensor) -> Tensor:
         """B×1×h×w map on the grid of tokens → B×1×size×size."""
         return F.interpolate(maps, (self.size, self.size), mode="bilinear", align_corners=False)
-
-
-def exactly() -> AbstractContextManager[None]:
-    """While a detector looks: the same numbers twice, and on a GPU nearly those of a CPU.
-
-    cuDNN otherwise rounds the inputs of convolutions to TF32, of ten bits, and may take algorithms
-    that add up in another order each time. On a CPU this changes nothing.
-    """
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision.layers.precision import exact
+
 
 class AttentionMask(nn.Module):
     """CLS attention → binary mask of what to excise.
@@ -99,7 +101,7 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-(grid**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     padded = F.pad(maps, [radius] * 4, mode="reflect")
-    with torch.autocast(maps.device.type, enabled=False):  # half precision would move the mask
+    with exact(maps.device):  # half precision would move the mask
         return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
 
 

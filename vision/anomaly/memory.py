@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from vision.layers.precision import exact
+
 
 class FeatureMemory(nn.Module):
     """At most `capacity` normal feature vectors, and the distance to the nearest of them.
@@ -110,7 +112,7 @@ class FeatureMemory(nn.Module):
         if wanted is None:
             wanted = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
         distances = torch.zeros(vectors.shape[:2], device=vectors.device)
-        with torch.autocast(vectors.device.type, enabled=False):
+        with exact(vectors.device):
             bank = self.bank.float()
             lengths = bank.square().sum(1)
             for row, picture, chosen in zip(distances, vectors, wanted, strict=True):
@@ -138,7 +140,7 @@ class FeatureMemory(nn.Module):
             transient=True,
             disable=not console.is_terminal,
         )
-        with torch.autocast(bank.device.type, enabled=False):
+        with exact(bank.device):
             for own in starmap(slice, steps):
                 for rows in torch.arange(own.start, own.stop, device=bank.device).split(256):
                     apart = torch.addmm(lengths, bank[rows], bank.T, alpha=-2)

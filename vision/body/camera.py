@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vision.layers.precision import exact
+
 Points = TypeVar("Points", Tensor, np.ndarray)
 
 
@@ -40,7 +42,7 @@ def intrinsics(
 def project(points: Points, camera: Points) -> Points:
     """…×N×3 points before the camera, …×3×3 K → …×N×2 pixels; tensors or arrays."""
     if isinstance(points, Tensor):
-        with exact(points):
+        with exact(points.device):
             seen: Any = points @ camera.mT
     else:
         seen = points @ camera.mT
@@ -50,13 +52,5 @@ def project(points: Points, camera: Points) -> Points:
 def unproject(pixels: Tensor, depth: Tensor, camera: Tensor) -> Tensor:
     """…×N×2 pixels at depths …×N, …×3×3 K → …×N×3 points: the inverse of `project`."""
     ones = torch.ones_like(pixels[..., :1])
-    with exact(pixels):
+    with exact(pixels.device):
         return torch.cat([pixels, ones], -1) @ torch.linalg.inv(camera).mT * depth[..., None]
-
-
-def exact(like: Tensor) -> torch.autocast:
-    """Within this, products are as exact as their factors, whatever the trainer's precision.
-
-    bfloat16 moves a vertex two metres away by a centimetre.
-    """
-    return torch.autocast(like.device.type, enabled=False)

@@ -9,6 +9,8 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from vision.layers.precision import exact
+
 
 class Body(NamedTuple):
     """Posed people, in metres.
@@ -83,13 +85,13 @@ class BodyModel(nn.Module):
         Rotations turn about axes that are parallel to the world's where nothing is turned, as
         SMPL's do; the first turns the whole body.
         """
-        with torch.autocast(pose.device.type, enabled=False):
+        with exact(pose.device):
             place = None if translation is None else self._own(translation)
             return self._decode(self._own(pose), self._own(shape), place)
 
     def at_rest(self, shape: Tensor) -> Rest:
         """B×S shapes → the bodies that poses turn, without corrections for a pose."""
-        with torch.autocast(shape.device.type, enabled=False):
+        with exact(shape.device):
             return self._at_rest(self._own(shape))
 
     def pelvis(self, shape: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from vision.backbones import Backbone
 from vision.body import AnnyMakeHuman
 from vision.body.anny import MAKEHUMAN_AXES
-from vision.body.camera import exact, unproject
+from vision.body.camera import unproject
 from vision.body.rotations import Order, from_6d
+from vision.layers.precision import exact
 from vision.mesh.grid import Cells
 from vision.mesh.multihmr import (
     FOV,
@@ -116,7 +117,7 @@ class MultiHMRAnny(OneShot):
         tokens = self.to_token(patches.movedim(1, -1)) + self.places  # B×g×g×D
         tokens = self.mix(tokens.movedim(-1, 1)).movedim(1, -1)
         out = self.decoder(tokens[at], tokens.movedim(-1, 1), at)
-        with exact(out):  # it begins at log 100 or so, where bfloat16 knows distances to 3%
+        with exact(out.device):  # it begins at log 100 or so, where bfloat16 knows distances to 3%
             offset, depth = self.offset(out.float()), self.dist(out.float())[:, 0]
         rotations = from_6d((self.pose(out) + self.mean_pose).unflatten(1, (-1, 6)), self.order)
         if self.spec.about_bones:

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from vision.backbones import Backbone
-from vision.body.camera import exact, unproject
+from vision.body.camera import unproject
 from vision.body.rotations import from_6d, to_6d
 from vision.body.smpl import BODY, FINGERS, HANDS
+from vision.layers.precision import exact
 from vision.mesh.crops import CROP, PATCH, At, check, crop_of, cut_out, real_place, towards
 from vision.mesh.deformable import Decoder
 from vision.mesh.people import SHARED, MeshSpec, People
@@ -417,7 +418,7 @@ class OSX(nn.Module):
         if self.along_ray:
             middle = (corner + corner.new_tensor(CROP[::-1]) / 2 / scale[:, None])[:, None]
             ray = unproject(middle, torch.ones_like(middle[..., 0]), own)[:, 0]
-            with exact(ray):
+            with exact(ray.device):
                 root = towards(ray)[:, None] @ rotations[:, :1]
             rotations = torch.cat([root, rotations[:, 1:]], 1)
         people = People(picture, torch.ones_like(scale), rotations, found.shape, place)

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from data.images import resize
-from vision.anomaly.detector import Detector, exactly
+from vision.anomaly.detector import Detector
 from vision.anomaly.scoring import Scorer
+from vision.layers.precision import repeatable
 from vision.run.inspect import Inspection
 
 LEAST_SIDE = 8
@@ -48,7 +49,7 @@ class AnomalyPredictor:
         Raises:
             ValueError: a picture is not uint8 H×W×3, or less than LEAST_SIDE pixels wide or high.
         """
-        with exactly():
+        with repeatable():
             return [self._inspect(image) for image in images]
 
     def _inspect(self, image: NDArray[np.uint8]) -> Inspection:

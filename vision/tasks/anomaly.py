@@ -18,8 +18,9 @@ from rich.progress import track
 from torch import Tensor
 
 from data.defects import paint
-from vision.anomaly.detector import Detector, exactly
+from vision.anomaly.detector import Detector
 from vision.anomaly.scoring import COMPONENTS, Scorer, best_scoring
+from vision.layers.precision import exact, repeatable
 from vision.losses import RecoveryLoss
 from vision.metrics import AnomalyMetrics, image_auroc
 from vision.tasks.results import (
@@ -142,7 +143,7 @@ class AnomalyTask(LightningModule):
             The image AUROC of each candidate on the painted pictures (empty if one was set).
         """
         self.eval()
-        with exactly(), torch.autocast(self.device.type, enabled=False):
+        with repeatable(), exact(self.device):
             told = self._told(datamodule.good_dataloader(), "remembering good parts")
             pictures = (batch["image"].to(self.device) for batch in told)
             found: Iterable[dict[str, Tensor]]
@@ -224,7 +225,7 @@ class AnomalyTask(LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         # Full precision whatever the trainer's: what is tested is what `infer.py inspect` does.
-        with exactly(), torch.autocast(self.device.type, enabled=False):
+        with repeatable(), exact(self.device):
             begin = time.perf_counter()
             each = [self.scorer(self.net.maps(image[None])) for image in batch["image"]]
             scores = [float(score) for score, _ in each]  # waits for a GPU to finish

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from vision import body as bodies
 from vision.backbones import Backbone
 from vision.body import Body
-from vision.body.camera import exact, project
+from vision.body.camera import project
 from vision.body.smpl import BODY, SMPL_JOINTS
+from vision.layers.precision import exact
 from vision.mesh.losses import MeshLoss
 from vision.mesh.mirror import mirrored
 from vision.mesh.people import MeshSpec, People, Truth, stand
@@ -135,7 +136,7 @@ class MeshTask(LightningModule):
     ) -> dict[str, Tensor]:
         at, kept = self._assign(truth)
         found = self.net(*_given(batch), at)
-        with exact(truth.camera):
+        with exact(truth.camera.device):
             return self.loss(self.net, found, truth.take(kept), body)
 
     def _assign(self, truth: Truth) -> tuple[Any, Tensor]:
@@ -146,7 +147,7 @@ class MeshTask(LightningModule):
 
     def truth(self, batch: dict[str, Any], thin: bool = False) -> Truth:
         """Of a batch of `data.people.collate_people`; surfaces are decoded here, all or thinned."""
-        with exact(batch["image"]):
+        with exact(batch["image"].device):
             return (self.thin_truths if thin else self.truths)(batch)
 
     def configure_optimizers(self) -> Any:
@@ -216,7 +217,7 @@ class MeshTask(LightningModule):
             people = self.net(*_given(batch), at).people
         else:
             people = self.net(*_given(batch), **self.options).people
-        with exact(people.place):
+        with exact(people.place.device):
             return people, stand(people, self.spec, self.body)
 
     # ---- the finished net
@@ -281,7 +282,7 @@ class Found:
 
     def add(self, people: People, stood: Body, truth: Truth, body: bodies.BodyModel) -> None:
         """People of a batch, found and true."""
-        with exact(truth.camera):
+        with exact(truth.camera.device):
             self._add(people, stood, truth, body)
 
     def _add(self, people: People, stood: Body, truth: Truth, body: bodies.BodyModel) -> None:
