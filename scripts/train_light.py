@@ -49,16 +49,20 @@ def main() -> None:
     draw_pictures({name: arguments.runs / name for name in done}, Path("docs/restored.png"))
 
 
-def asked(rows: Iterable[str], runs: Path, given: str | None = None) -> argparse.Namespace:
+def asked(
+    rows: Iterable[str], runs: Path, given: str | None = None, half: bool = False
+) -> argparse.Namespace:
     """What the call says: where the photographs are, which rows, and where their runs are.
 
-    With `given` "?" the photographs may be left out.
+    With `given` "?" the photographs may be left out; with `half` --half is known.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("bsds500", type=Path, nargs=given)
     parser.add_argument("set5", type=Path, nargs=given)
     parser.add_argument("--rows", nargs="+", choices=[*rows], default=[*rows])
     parser.add_argument("--runs", type=Path, default=runs)
+    if half:
+        parser.add_argument("--half", action="store_true", help="train in bfloat16")
     return parser.parse_args()
 
 

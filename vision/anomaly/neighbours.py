@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.functional import InterpolationMode, rotate
 
 from vision.anomaly.detector import Detector
 from vision.anomaly.masking import AttentionMask
@@ -41,8 +42,8 @@ class FeatureNeighbours(Detector):
             (PatchCore's "locally aware" features have 3).
         size: side in pixels at which maps are scored.
         whiten, relative, dims: as in `FeatureMemory`.
-        copies: 1, 4 or 8: of each good picture itself, its turns by quarters, and these mirrored
-            are remembered.
+        copies: 1, 4, 8 or 16: of each good picture itself, its turns by quarters, these mirrored,
+            and all of that turned by an eighth are remembered.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class FeatureNeighbours(Detector):
         relative: bool = False,
         pool: int = 1,
         dims: int = 128,
-        copies: Literal[1, 4, 8] = 1,
+        copies: Literal[1, 4, 8, 16] = 1,
     ) -> None:
         super().__init__()
-        if copies not in (1, 4, 8):
-            raise ValueError(f"copies={copies}: give 1, 4 or 8")
+        if copies not in (1, 4, 8, 16):
+            raise ValueError(f"copies={copies}: give 1, 4, 8 or 16")
         if not grids:
             raise ValueError("no grid of features; give one or more, say [32]")
         if pool < 1 or pool % 2 == 0:
@@ -156,10 +157,20 @@ class FeatureNeighbours(Detector):
 
 
 def turned(images: Tensor, copies: int) -> Iterator[Tensor]:
-    """B×3×S×S as they are, then turned by quarters, then these mirrored: so many of them."""
+    """B×3×S×S as they are, then turned by quarters, then these mirrored, then all by an eighth
+    more: so many of them. An eighth cuts corners off, and new ones have the mean colour of the old.
+    """
     for copy in range(copies):
+        if copy == 8:
+            images = torch.stack([_slanted(image) for image in images])
         moved = images.rot90(copy % 4, (2, 3))
-        yield moved.flip(3) if copy >= 4 else moved
+        yield moved.flip(3) if copy // 4 % 2 else moved
+
+
+def _slanted(image: Tensor) -> Tensor:
+    """3×S×S turned by 45°."""
+    fill = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1).tolist()
+    return rotate(image, 45, InterpolationMode.BILINEAR, fill=fill)
 
 
 def unit_vectors(features: Sequence[Tensor], pool: int = 1) -> Tensor:
