@@ -7,8 +7,8 @@ from weights that are shipped already. The net of the last goes into
 vision/weights/<row>.safetensors in float16, and so rounded it is measured; the figures and what
 made them go into the card beside it, <row>.md. A finished training is not repeated, and one that
 was broken off goes on from its last checkpoint. Seeds are the recipes'. People are generated first,
-into runs/mesh as by `scripts/train_mesh.py`, and slices into runs/slices. With --half trainings are in bfloat16, which takes a third off a step
-on CPUs that multiply in it.
+into runs/mesh as by `scripts/train_mesh.py`, and slices into runs/slices. With --half trainings are
+in bfloat16, which takes a third off a step on CPUs that multiply in it.
 """
 
 from __future__ import annotations

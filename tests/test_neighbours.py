@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectors import DetectorContract, assert_equal, inputs_of, pictures, tiny_vit
+from torchvision.transforms.functional import InterpolationMode, rotate
 
 from vision.anomaly import EAR, AttentionMask, Detector, FeatureNeighbours
 from vision.anomaly.neighbours import FOLDS, unit_vectors
@@ -130,7 +131,12 @@ def test_copies_are_remembered() -> None:
     for moved in (good.rot90(1, (2, 3)), good.flip(3), good.rot90(3, (2, 3)).flip(2)):
         far, near = (net.maps(moved)["features"].max() for net in (plain, turning))
         assert near < 1e-3 < far
-    with pytest.raises(ValueError, match="copies=2: give 1, 4 or 8"):
+    slanting = neighbours(copies=16)
+    slanting.remember([good])
+    slanted = rotate(good, 45, InterpolationMode.BILINEAR, fill=good[0].mean((1, 2)).tolist())
+    far, near = (net.maps(slanted)["features"].mean() for net in (turning, slanting))
+    assert near < far / 2
+    with pytest.raises(ValueError, match="copies=2: give 1, 4, 8 or 16"):
         neighbours(copies=2)
 
 
