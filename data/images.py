@@ -72,8 +72,8 @@ class Picture:
     """A decoded picture, upright.
 
     `pixels` is H×W×1 (grey) or H×W×3 (RGB), uint8, uint16 (full scale 65535) or float32 (full
-    scale 1.0); `alpha` is H×W of the same dtype, or None; `name` is what messages call it; `frame`,
-    of a frame of a video, which video and the number of the frame.
+    scale 1.0); `alpha` is H×W of the same dtype, or None; `name` is what messages call it; `frame`
+    is (video, number from 0) of a frame of a video, or None.
     """
 
     pixels: Pixels

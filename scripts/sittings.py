@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from compare import tested
 
 from vision.cli import train
@@ -32,8 +33,10 @@ def trained(config: Path, root: Path, run: Path, options: Sequence[str] = ()) ->
     if not done or not (done[-1] / "model.ckpt").exists():
         folder = run / str(len(done) + 1)
         shutil.rmtree(folder, ignore_errors=True)  # it did not come to its first checkpoint
-        # A checkpoint brings its own net and settings, but no data and nothing of the trainer.
-        resume = [*others(options), "--ckpt_path", str(done[-1] / "last.ckpt")] if done else options
+        resume = options
+        if done:  # a checkpoint brings its own net and settings, no data, nothing of the trainer
+            same = ["--trainer.precision", precision_of(done[-1])]
+            resume = [*others(options), *same, "--ckpt_path", str(done[-1] / "last.ckpt")]
         common = ["--config", str(config), "--data.root", str(root)]
         if train(["fit", *common, "--trainer.default_root_dir", str(folder), *resume]):
             raise SystemExit(f"{folder}: training was broken off; call again to go on")
@@ -44,6 +47,11 @@ def others(options: Sequence[str]) -> list[str]:
     """Of options `--name value …` those that are not the model's."""
     pairs = zip(options[::2], options[1::2], strict=True)
     return [word for pair in pairs if not pair[0].startswith("--model.") for word in pair]
+
+
+def precision_of(sitting: Path) -> str:
+    """That it was trained in."""
+    return str(yaml.safe_load((sitting / "config.yaml").read_text())["trainer"]["precision"])
 
 
 def minutes(run: Path) -> float:

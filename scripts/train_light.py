@@ -62,7 +62,9 @@ def asked(
     parser.add_argument("--rows", nargs="+", choices=[*rows], default=[*rows])
     parser.add_argument("--runs", type=Path, default=runs)
     if half:
-        parser.add_argument("--half", action="store_true", help="train in bfloat16")
+        parser.add_argument(
+            "--half", action="store_true", help="train in bfloat16: slow on most CPUs"
+        )
     return parser.parse_args()
 
 

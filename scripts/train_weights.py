@@ -1,6 +1,7 @@
 """Trains the weights that come with the package, measures them as they are shipped, writes cards.
 
     python scripts/train_weights.py [BSDS500 SET5/HR] [--rows hat_light_x2 …] [--runs runs/weights]
+                             [--half]
 
 A row is one or more trainings by a recipe, each from where the one before ended, the first perhaps
 from weights that are shipped already. The net of the last goes into
@@ -8,7 +9,8 @@ vision/weights/<row>.safetensors in float16, and so rounded it is measured; the 
 made them go into the card beside it, <row>.md. A finished training is not repeated, and one that
 was broken off goes on from its last checkpoint. Seeds are the recipes'. People are generated first,
 into runs/mesh as by `scripts/train_mesh.py`, and slices into runs/slices. With --half trainings are
-in bfloat16, which takes a third off a step on CPUs that multiply in it.
+in bfloat16, which takes a third off a step of HAT on CPUs that multiply in it, and many times as
+long on others.
 """
 
 from __future__ import annotations
@@ -22,11 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from compare import tested
 from rich.console import Console
 from rich.table import Table
-from sittings import minutes, sittings, trained
+from sittings import minutes, precision_of, sittings, trained
 from train_light import asked, laid_out
 from train_mesh import generated
 
@@ -107,6 +108,7 @@ ROWS = {
         PHOTOGRAPHS,
         "It knows one way of making pictures smaller, MATLAB's bicubic: noise and JPEG blocks are"
         " enlarged as they are. A million parameters; published nets of twenty million gain 1 dB.",
+        stages=([], ["--model.lr", "1.0e-4", "--trainer.max_steps", "1200"]),
         tests={"Set5": []},
     ),
     "hat_light_x4": Row(
@@ -213,7 +215,7 @@ def lessons(row: Row, arguments: argparse.Namespace) -> Path:
 
 
 def learned(name: str, row: Row, root: Path, runs: Path, precision: Options) -> Path:
-    """The checkpoint of the last training of a row."""
+    """The checkpoint of the last training of a row; `precision`: options of the trainer."""
     start = None if row.start is None else FOLDER / f"{row.start}.safetensors"
     for number, options in enumerate(row.stages, 1):
         begins = [] if start is None else ["--model.start_from", str(start)]
@@ -252,22 +254,26 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any]) -> str:
     ]
     size, head = target.stat().st_size / 1e6, " | ".join(("measured on", *row.figures))
     lines = [
-        f"| {label} | " + " | ".join(f"{figures[n]:.4g}" for n in row.figures) + " |"
+        f"| {label} | " + " | ".join(f"{figures[n]:.5g}" for n in row.figures) + " |"
         for label, figures in found.items()
     ]
     rule = "|---" * (1 + len(row.figures)) + "|"
     given = "" if row.made else " BSDS500 SET5/HR"
-    settings = yaml.safe_load((parts[-1] / "1/config.yaml").read_text())
-    given += " --half" if settings["trainer"]["precision"] == HALF[1] else ""
+    halves = [precision_of(sittings(folder)[0]) == HALF[1] for folder in parts]
+    given += " --half" if all(halves) else ""
     begun = f", begun with {row.start}" if row.start else ""
-    stages = "; then with ".join(" ".join(options) or "as it is" for options in row.stages)
+    named = [
+        " ".join(options) + " in bfloat16" * half if options or half else "as it is"
+        for options, half in zip(row.stages, halves, strict=True)
+    ]
+    stages = "; then with ".join(named)
     return "\n".join(
         [
             f"# {name}: {row.about}",
             f"\n`infer.py` takes it as `--weights {name}`. {size:.1f} MB, float16.",
             f"\n## Data\n\n{row.data}",
             f"\n## Made by\n\n`python scripts/train_weights.py{given} --rows {name}`: the"
-            f" recipe `configs/{row.recipe}`, {stages}{begun}. Seed 0;"
+            f" recipe `configs/{row.recipe}`{begun}, {stages}. Seed 0;"
             f" {' + '.join(map(str, steps))} steps, {took:.0f} minutes on two shared CPU cores.",
             f"\n## Measured\n\nOf the file as it is shipped.\n\n| {head} |\n{rule}",
             *lines,

@@ -222,6 +222,14 @@ def test_video_frames_and_resume() -> None:
     assert sorted(Path("out").glob("clip*")) == [Path("out/clip.avi")]
 
 
+@pytest.mark.parametrize("name", ["clip.avi", "7\u202fPM.avi"])  # messages quote the second
+def test_frames_say_which_they_are(name: str) -> None:
+    video(name, frames=3)
+    (source,) = find([name], Path("out"), {})
+    found = [picture for _, picture in reading.frames(source, lambda _: False, 1000)]
+    assert [picture and picture.frame for picture in found] == [(source.input, i) for i in range(3)]
+
+
 def test_damaged_videos_are_rows() -> None:
     video("clip.avi", frames=40)
     data = Path("clip.avi").read_bytes()

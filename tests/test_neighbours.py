@@ -141,7 +141,9 @@ def test_copies_are_remembered() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("count", "copies", "judged"), [(1, 8, 8), (3, 4, 12), (5, 1, 5)])
+@pytest.mark.parametrize(
+    ("count", "copies", "judged"), [(1, 8, 8), (1, 16, 16), (3, 4, 12), (5, 1, 5)]
+)
 def test_few_pictures_are_judged_by_the_others(count: int, copies: int, judged: int) -> None:
     good = pictures(count)
     few = neighbours(copies=copies)

@@ -80,7 +80,7 @@ def test_a_scale_chooses_the_weights(
     write_png(tmp_path / "a.png", picture())
     call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--scale"]
     assert infer([*call, "2", "--quiet"]) == 0
-    assert infer([*call, "4", "--quiet"]) == 2
+    assert infer([*call, "4", "--quiet"]) == 2  # in this folder
     assert "hat_light_x4: no such file, and no weights of this name" in capsys.readouterr().err
 
 

@@ -157,8 +157,8 @@ class FeatureNeighbours(Detector):
 
 
 def turned(images: Tensor, copies: int) -> Iterator[Tensor]:
-    """B×3×S×S as they are, then turned by quarters, then these mirrored, then all by an eighth
-    more: so many of them. An eighth cuts corners off, and new ones have the mean colour of the old.
+    """The first `copies` of: B×3×S×S as they are and turned by quarters (4), these mirrored (8),
+    all that turned by 45° first (16). What comes in at corners has the mean colour of the four.
     """
     for copy in range(copies):
         if copy == 8:

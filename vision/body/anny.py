@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vision.body.model import BodyModel, Rest
+from vision.layers.precision import exact
 
 ANCHORS = {
     # Where the variations of a phenotype lie: gender male, female; age newborn … old; and so on.
@@ -156,7 +157,7 @@ class AnnyMakeHuman(Surface):
         the bone, and rolled about it. Released nets say rotations about these axes, which change
         with the shape (`MeshSpec.about_bones`).
         """
-        with torch.autocast(shape.device.type, enabled=False):
+        with exact(shape.device):
             products = self._products(self._own(shape))
             shapes = torch.einsum("bk,kji->bji", products, self.tail_shapes - self.head_shapes)
             along = F.normalize(self.tails - self.heads + shapes, dim=-1)  # B×J×3

@@ -1,4 +1,4 @@
-"""How exactly numbers are computed, whatever the trainer or the card would do."""
+"""Computing that a trainer's autocast, or cuDNN, would otherwise make coarser."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 import torch
 
 
-def exact(device: torch.device) -> torch.autocast:
-    """Within this, products are as exact as their factors, within `torch.autocast` too.
+def exact(device: torch.device) -> AbstractContextManager[None]:
+    """Within this `torch.autocast` is off: products are as exact as their factors.
 
-    Its bfloat16 moves a vertex two metres away by a centimetre.
+    In bfloat16 a vertex two metres away moves by a centimetre.
     """
     return torch.autocast(device.type, enabled=False)
 

@@ -219,7 +219,8 @@ class MeshJob:
     def predict(self, pictures: list[Picture]) -> list[Recovery]:
         """One recovery per picture; frames of one video that follow each other are a clip."""
         found: list[Recovery] = []
-        # Numbers that rise by one in one video belong together; a picture belongs to itself.
+        # Numbers that rise by one in one video belong together: all less their place are the same.
+        # Those of pictures, 2·i less i, never are.
         places = [picture.frame or (None, 2 * i) for i, picture in enumerate(pictures)]
         runs = itertools.groupby(range(len(pictures)), lambda i: (places[i][0], places[i][1] - i))
         for _, run in runs:

@@ -13,17 +13,21 @@ import torch
 import yaml
 
 import vision
-from vision.anomaly import Scorer
 from vision.layers.state import read_checkpoint
 from vision.run.weights import build
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.datamodule import MANY, AnomalyData
 
 RECIPE = "anomaly/few.yaml"
-FEW = ((16, 8, 32_768), (MANY - 1, 4, 32_768), (64, 4, 131_072))
-"""Up to so many good parts, so many mirrored and turned copies of each are remembered, and so many
-vectors; ours: with few parts a copy shows what another part might look like, and a small memory is
-soon filled again without each of them. The recipe's own numbers are for more."""
+PLAIN: dict[str, Any] = {"grids": [32], "dims": 128, "relative": False}
+FEW: tuple[tuple[int, dict[str, Any]], ...] = (
+    (16, PLAIN | {"copies": 16}),
+    (MANY - 1, PLAIN | {"copies": 8}),
+    (64, {"copies": 4}),
+)
+"""Up to so many good parts, what the net has otherwise than the recipe; ours: with few parts a
+copy, mirrored or turned, shows what another part might look like, and how far apart they lie by
+themselves, which distances of many are counted in, is not known yet (docs/anomaly.md)."""
 
 
 def learn(folder: Path, target: Path, device: str) -> Path:
@@ -38,15 +42,20 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     spec, settings = recipe["model"], recipe["data"]
     data = AnomalyData(**{**settings, "root": str(folder)})
     paths = data.good_paths
-    for most, copies, capacity in FEW:
+    for most, options in FEW:
         if len(paths) <= most:
-            spec["net"]["init_args"] |= {"copies": copies, "capacity": capacity}
+            spec["net"]["init_args"] |= options
             break
+    scoring: dict[str, Any] = {"scoring": "features"}
+    if len(paths) < MANY:  # smoothed, the highest place of a defect sinks among those of good parts
+        scoring["smooth_features"] = 0.0
+    spec["scorer"] = {"class_path": "vision.anomaly.Scorer", "init_args": scoring}
     taught = _digest(spec, folder, paths)
     if target.exists() and _taught(target).get("by") == taught:
         return target
     net: Any = build(spec["net"])
-    task = AnomalyTask(net, scorer=Scorer("features"))
+    scorer: Any = build(spec["scorer"])
+    task = AnomalyTask(net, scorer=scorer)
     task.hparams.update(spec)
     data.size = net.input_size
     data.setup("fit")
