@@ -55,9 +55,13 @@ def precision_of(sitting: Path) -> str:
 
 
 def minutes(run: Path) -> float:
-    """That its sittings took, up to their last checkpoints."""
-    ends = [(f / "config.yaml", f / "last.ckpt") for f in sittings(run)]
-    return sum(end.stat().st_mtime - begin.stat().st_mtime for begin, end in ends) / 60
+    """That its sittings took: each to its end, or to its last checkpoint."""
+    took = 0.0
+    for folder in sittings(run):
+        ends = [*folder.glob("last.ckpt"), *folder.glob("model.ckpt")]
+        took += max(end.stat().st_mtime for end in ends)
+        took -= (folder / "config.yaml").stat().st_mtime
+    return took / 60
 
 
 def sittings(run: Path) -> list[Path]:
