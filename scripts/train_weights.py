@@ -101,6 +101,7 @@ FOURFOLD = ["--model.net.init_args.scale", "4", f"{DEGRADED}.init_args.scale", "
 HALF = ["--trainer.precision", "bf16-mixed"]
 SLICES = {"train": 400, "val": 20, "test": 40}
 SHORTER = ["--model.lr", "2.0e-4", "--trainer.max_steps", "2000"]
+LAST = ["--model.lr", "1.0e-4", "--trainer.max_steps", "1200"]
 ROWS = {
     "hat_light_x2": Row(
         "makes pictures twice as large, with edges where they were",
@@ -108,7 +109,7 @@ ROWS = {
         PHOTOGRAPHS,
         "It knows one way of making pictures smaller, MATLAB's bicubic: noise and JPEG blocks are"
         " enlarged as they are. A million parameters; published nets of twenty million gain 1 dB.",
-        stages=([], ["--model.lr", "1.0e-4", "--trainer.max_steps", "1200"]),
+        stages=([], LAST),
         tests={"Set5": []},
     ),
     "hat_light_x4": Row(
@@ -119,7 +120,7 @@ ROWS = {
         " texture comes out smooth.",
         stages=(
             [*FOURFOLD, *SHORTER],
-            [*FOURFOLD, "--model.lr", "1.0e-4", "--trainer.max_steps", "1200"],
+            [*FOURFOLD, *LAST],
         ),
         start="hat_light_x2",
         tests={"Set5": [f"{DEGRADED}.init_args.scale", "4"]},
