@@ -190,3 +190,27 @@ def test_one_picture_without_copies() -> None:
 def test_nets_that_learn_need_more() -> None:
     with pytest.raises(ValueError, match="EAR cannot leave out pictures one by one"):
         EAR(tiny_vit()).remember_few([pictures(1)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("copies", "level"), [(8, False), (4, True)])
+def test_an_ensemble_is_the_mean_over_copies(copies: int, level: bool) -> None:
+    options = {"copies": copies, "level": level}
+    alone, together = neighbours(**options), neighbours(**options, ensemble=True)
+    good, image = pictures(2), pictures(1, seed=5)
+    for net in (alone, together):
+        net.remember([good])
+    found = []
+    for quarter in (0, 2) if level else range(4):
+        copy = image.rot90(quarter, (2, 3))
+        found.append(alone.maps(copy)["features"].rot90(-quarter, (2, 3)))
+        mirrored = alone.maps(copy.flip(3))["features"].flip(3)
+        found.append(mirrored.rot90(-quarter, (2, 3)))
+    torch.testing.assert_close(together.maps(image)["features"], torch.stack(found).mean(0))
+    few = neighbours(**options, ensemble=True)
+    left = few.remember_few([pictures(5)])
+    together.remember([pictures(5)[1:]])
+    wanted = together.maps(pictures(5)[:1])["features"]
+    torch.testing.assert_close(left[0]["features"], wanted, atol=2e-3, rtol=0)
+    with pytest.raises(ValueError, match="copies=16: with ensemble give 1, 4 or 8"):
+        neighbours(copies=16, ensemble=True)

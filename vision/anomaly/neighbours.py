@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode, rotate
 
 from vision.anomaly.detector import Detector
+from vision.anomaly.level import moved, poses
 from vision.anomaly.masking import AttentionMask
 from vision.anomaly.memory import FeatureMemory
 from vision.backbones import Backbone
@@ -44,6 +45,10 @@ class FeatureNeighbours(Detector):
         whiten, relative, dims: as in `FeatureMemory`.
         copies: 1, 4, 8 or 16: of each good picture itself, its turns by quarters, these mirrored,
             and all of that turned by an eighth are remembered.
+        level: lay long parts level first (`vision.anomaly.level`), and turn their maps back. Their
+            copies are 1 or 4: as they lie, turned by half, these mirrored.
+        ensemble: a picture is looked at in as many copies itself, 8 at most, and its map is the
+            mean of theirs.
     """
 
     def __init__(
@@ -59,17 +64,23 @@ class FeatureNeighbours(Detector):
         pool: int = 1,
         dims: int = 128,
         copies: Literal[1, 4, 8, 16] = 1,
+        level: bool = False,
+        ensemble: bool = False,
     ) -> None:
         super().__init__()
         if copies not in (1, 4, 8, 16):
             raise ValueError(f"copies={copies}: give 1, 4, 8 or 16")
+        if level and copies > 4:
+            raise ValueError(f"copies={copies}: of parts that are laid level give 1 or 4")
+        if ensemble and copies > 8:
+            raise ValueError(f"copies={copies}: with ensemble give 1, 4 or 8")
         if not grids:
             raise ValueError("no grid of features; give one or more, say [32]")
         if pool < 1 or pool % 2 == 0:
             raise ValueError(f"pool={pool}: a square around a token has an odd side, say 3")
         self.backbone, self.grids, self.blocks = backbone, tuple(grids), tuple(blocks)
         self.gate = gate or AttentionMask(rule="quantile", keep=0.2, smooth=0, min_tokens=0)
-        self.pool, self.copies = pool, copies
+        self.pool, self.copies, self.ensemble, self.level = pool, copies, ensemble, level
         self.size, self.input_size = size, max(size, max(grids) * backbone.patch)
         self.map_names = ("features",)
         self.memories = nn.ModuleList(
@@ -80,7 +91,9 @@ class FeatureNeighbours(Detector):
         )
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        return {"features": self._far(*self.look(images))}
+        laid, places = self._laid(images)
+        copies = self._copies(laid) if self.ensemble else [laid]
+        return {"features": self._seen([self.look(copy) for copy in copies], places)}
 
     def compare(self, images: Tensor, others: Tensor) -> Tensor:
         """1 − cosine of the features of two pictures, place by place: B×1×size×size."""
@@ -90,24 +103,47 @@ class FeatureNeighbours(Detector):
         return self._joined([(1 - (v * w).sum(-1)).clamp_min(0) * on for v, w, on in pairs])
 
     def remember(self, batches: Iterable[Tensor]) -> None:
-        self._fill([self.look(c) for c in turned(images, self.copies)] for images in batches)
+        self._fill([self.look(c) for c in self._copies(self._laid(b)[0])] for b in batches)
 
     def remember_few(self, batches: Iterable[Tensor]) -> list[dict[str, Tensor]]:
-        pictures = [image[None] for images in batches for image in images]
-        looks = [[self._kept(copy) for copy in turned(image, self.copies)] for image in pictures]
-        if len(looks) == 1:
-            looks = [[look] for look in looks[0]]  # its copies leave each other out
+        laid = [self._laid(image[None]) for images in batches for image in images]
+        looks = [[self._kept(copy) for copy in self._copies(image)] for image, _ in laid]
+        places = [place for _, place in laid]
+        if len(looks) == 1:  # its copies leave each other out
+            looks, places = [[look] for look in looks[0]], places * self.copies
         if len(looks) == 1:
             raise ValueError("one good picture, of which copies=1 is remembered; give more of both")
         found = []
         for left in range(min(FOLDS, len(looks))):
             self._fill(own for i, own in enumerate(looks) if i % FOLDS != left)
-            for own in looks[left::FOLDS]:
+            for own, place in zip(looks[left::FOLDS], places[left::FOLDS], strict=True):
                 # A threshold takes four scores; the copies of a few pictures give them.
-                for look in own if len(looks) < 4 else own[:1]:
-                    found.append({"features": self._far(*look)})
+                few = len(looks) < 4
+                judged = [[k] for k in own] if few else [own if self.ensemble else own[:1]]
+                found += [{"features": self._seen(seen, place)} for seen in judged]
         self._fill(looks)
         return found
+
+    def _laid(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Pictures as they are looked at, and where that is, if they are moved."""
+        if not self.level:
+            return images, None
+        places = poses(images)
+        return moved(images, places), places
+
+    def _copies(self, images: Tensor) -> Iterator[Tensor]:
+        return turned(images, self.copies, self._quarters)
+
+    @property
+    def _quarters(self) -> Sequence[int]:
+        return (0, 2) if self.level else (0, 1, 2, 3)
+
+    def _seen(self, looks: Sequence[Look], places: Tensor | None) -> Tensor:
+        """The map of pictures, of looks at their copies in turn, as it lies on them."""
+        maps = (self._far(*look) for look in looks)
+        back = [_unturned(m, copy, self._quarters) for copy, m in enumerate(maps)]
+        mean = torch.stack(back).mean(0)
+        return mean if places is None else moved(mean, places.inverse(), "zeros")
 
     def _kept(self, images: Tensor) -> Look:
         """What is seen, in half the space."""
@@ -156,15 +192,22 @@ class FeatureNeighbours(Detector):
         return torch.stack([self.enlarge(d.view(-1, 1, g, g)) for d, g in grids]).mean(0)
 
 
-def turned(images: Tensor, copies: int) -> Iterator[Tensor]:
-    """The first `copies` of: B×3×S×S as they are and turned by quarters (4), these mirrored (8),
-    all that turned by 45° first (16). What comes in at corners has the mean colour of the four.
+def turned(images: Tensor, copies: int, quarters: Sequence[int] = (0, 1, 2, 3)) -> Iterator[Tensor]:
+    """The first `copies` of: B×3×S×S turned by so many quarters, these mirrored, and all that
+    turned by 45° first. What comes in at corners has the mean colour of the four.
     """
+    count = len(quarters)
     for copy in range(copies):
-        if copy == 8:
+        if copy == 2 * count:
             images = torch.stack([_slanted(image) for image in images])
-        moved = images.rot90(copy % 4, (2, 3))
-        yield moved.flip(3) if copy // 4 % 2 else moved
+        copied = images.rot90(quarters[copy % count], (2, 3))
+        yield copied.flip(3) if copy // count % 2 else copied
+
+
+def _unturned(maps: Tensor, copy: int, quarters: Sequence[int]) -> Tensor:
+    """Of the copy of that number, below 2·quarters, as `turned` made it: as the picture lies."""
+    upright = maps.flip(3) if copy // len(quarters) else maps
+    return upright.rot90(-quarters[copy % len(quarters)], (2, 3))
 
 
 def _slanted(image: Tensor) -> Tensor:

@@ -13,13 +13,15 @@ import torch
 import yaml
 
 import vision
+from vision.anomaly.level import lie_free
 from vision.layers.state import read_checkpoint
 from vision.run.weights import build
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.datamodule import MANY, AnomalyData
 
 RECIPE = "anomaly/few.yaml"
-PLAIN: dict[str, Any] = {"grids": [32], "dims": 128, "relative": False}
+ONE: dict[str, Any] = {"grids": [32], "dims": 128}
+PLAIN = ONE | {"relative": False}
 FEW: tuple[tuple[int, dict[str, Any]], ...] = (
     (16, PLAIN | {"copies": 16}),
     (MANY - 1, PLAIN | {"copies": 8}),
@@ -28,6 +30,8 @@ FEW: tuple[tuple[int, dict[str, Any]], ...] = (
 """Up to so many good parts, what the net has otherwise than the recipe; ours: with few parts a
 copy, mirrored or turned, shows what another part might look like, and how far apart they lie by
 themselves, which distances of many are counted in, is not known yet (docs/anomaly.md)."""
+LONG = ONE | {"level": True, "copies": 4, "ensemble": True}
+"""The same of up to 64 good parts that are long and lie free: laid level, few tell enough."""
 
 
 def learn(folder: Path, target: Path, device: str) -> Path:
@@ -44,7 +48,7 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     paths = data.good_paths
     for most, options in FEW:
         if len(paths) <= most:
-            spec["net"]["init_args"] |= options
+            spec["net"]["init_args"] |= LONG if _long(data) else options
             break
     scoring: dict[str, Any] = {"scoring": "features"}
     if len(paths) < MANY:  # smoothed, the highest place of a defect sinks among those of good parts
@@ -86,6 +90,12 @@ def promise(detector: Path) -> str | None:
         f"{count} good parts: what is no worse than the worst of them is called good, and about one"
         f" good part in {count + 1} is worse; --false-alarms sets another rate"
     )
+
+
+def _long(data: AnomalyData) -> bool:
+    """Whether all good parts are long and lie free in their pictures."""
+    good = data.dataset(data.root, "train", data.size, None)
+    return all(bool(lie_free(good[i]["image"][None])) for i in range(len(good)))
 
 
 def _taught(checkpoint: Path) -> Mapping[str, Any]:

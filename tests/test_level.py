@@ -1,0 +1,106 @@
+"""Long parts laid level: where they come to lie, what is left as it is, maps put back."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectors import tiny_vit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vision.anomaly import FeatureNeighbours
+from vision.anomaly.level import lie_free, moved, poses
+
+SIDE = 96
+
+
+def bar(
+    angle: float, length: float, width: float = 12, middle: tuple[float, float] = (48, 48)
+) -> Tensor:
+    """A dark bar with a bright head on grey: 1×3×S×S."""
+    picture = np.full((SIDE, SIDE, 3), 0.8, np.float32)
+    box = cv2.boxPoints((middle, (length, width), angle))
+    cv2.fillConvexPoly(picture, box.round().astype(int), (0.2, 0.2, 0.2))
+    return torch.from_numpy(picture).permute(2, 0, 1)[None]
+
+
+def extent(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest places (y, x) of what is dark."""
+    places = torch.nonzero(picture[0, 0] < 0.5)
+    return places.amin(0), places.amax(0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(angle=st.floats(0, 180), x=st.integers(42, 54), y=st.integers(42, 54))
+def test_a_long_part_comes_to_lie_level_in_the_middle(angle: float, x: int, y: int) -> None:
+    picture = bar(angle, 60, middle=(x, y))
+    assert lie_free(picture).all()
+    low, high = extent(moved(picture, poses(picture)))
+    assert 54 <= high[1] - low[1] <= 66
+    assert 8 <= high[0] - low[0] <= 18
+    assert ((low + high) / 2 - SIDE / 2).abs().max() <= 3
+
+
+@settings(deadline=None, max_examples=20)
+@given(angle=st.floats(0, 180))
+def test_maps_are_put_back(angle: float) -> None:
+    picture = bar(angle, 60)
+    places = poses(picture)
+    back = moved(moved(picture, places), places.inverse(), "zeros")
+    inside = moved(moved(torch.ones_like(picture), places, "zeros"), places.inverse(), "zeros")
+    assert ((back - picture).abs() * (inside > 0.99)).mean() < 0.02
+
+
+def test_what_is_longer_than_the_picture_is_made_smaller() -> None:
+    picture = bar(45, 118)
+    low, high = extent(moved(picture, poses(picture)))
+    assert low[1] >= 1
+    assert high[1] <= SIDE - 2
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        torch.full((1, 3, SIDE, SIDE), 0.5),
+        torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
+        bar(20, 40, 35),
+        bar(0, 200),
+        bar(90, 300, 30),
+    ],
+    ids=["nothing", "noise", "short", "across", "wide across"],
+)
+def test_other_pictures_stay_as_they_are(picture: Tensor) -> None:
+    assert not lie_free(picture).any()
+    assert torch.equal(poses(picture)[0], torch.eye(3))
+
+
+@torch.no_grad()
+def test_a_detector_that_lays_parts_level_knows_them_at_any_angle() -> None:
+    plain, level = (
+        FeatureNeighbours(tiny_vit(), grids=(4,), size=SIDE, copies=4, level=level)
+        for level in (False, True)
+    )
+    good = bar(10, 60)
+    for net in (plain, level):
+        net.remember([good])
+    other = bar(67, 60)
+    far, near = (net.maps(other)["features"].max() for net in (plain, level))
+    assert near < far / 2
+
+
+@torch.no_grad()
+def test_what_is_left_out_is_put_back_too() -> None:
+    net = FeatureNeighbours(tiny_vit(), grids=(4,), size=SIDE, copies=4, level=True)
+    good = torch.cat([bar(angle, 60) for angle in (0, 30, 60, 90, 120)])
+    found = net.remember_few([good])
+    without = FeatureNeighbours(tiny_vit(), grids=(4,), size=SIDE, copies=4, level=True)
+    without.remember([good[1:]])
+    wanted = without.maps(good[:1])["features"]
+    torch.testing.assert_close(found[0]["features"], wanted, atol=2e-3, rtol=0)
+    assert [len(net.remember_few([good[:1]]))] == [4]
+
+
+def test_copies_that_do_not_lie_level() -> None:
+    with pytest.raises(ValueError, match="copies=8: of parts that are laid level give 1 or 4"):
+        FeatureNeighbours(tiny_vit(), copies=8, level=True)

@@ -1,0 +1,67 @@
+"""Long parts laid level, so that few good ones show what parts look like that lie at any angle."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from skimage.measure import label, regionprops
+from torch import Tensor
+
+LONG = 2.0
+"""From how many times as long as wide on a part has a direction that can be told; ours."""
+TOUCHES = 0.05
+"""How much of the border a part may touch that lies free: the tip of one may; ours."""
+
+
+def lie_free(images: Tensor) -> Tensor:
+    """B×3×S×S RGB in [0, 1] → B bool: a long part lies free in it."""
+    return torch.tensor([_direction(image) is not None for image in images])
+
+
+def poses(images: Tensor) -> Tensor:
+    """B×3×S×S RGB in [0, 1] → B×3×3: from places of the levelled picture to those of the picture.
+
+    The part's middle comes to that of the picture, its long axis lies along x, and what is longer
+    than the picture is made smaller, so that nothing is cut off. Places are those of `affine_grid`,
+    (x, y, 1) from −1 to 1. Where no long part lies free, the identity.
+    """
+    found = (_direction(image) for image in images)
+    made = [torch.eye(3) if pose is None else pose for pose in found]
+    return torch.stack(made).to(images.device)
+
+
+def moved(images: Tensor, places: Tensor, padding: str = "border") -> Tensor:
+    """B×C×S×S as seen from `places`, B×3×3; beyond the border what lies there, or "zeros"."""
+    grid = F.affine_grid(places[:, :2], list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
+
+
+def _direction(image: Tensor) -> Tensor | None:
+    """The pose of the part of a 3×S×S picture; None if there is none that is long and free."""
+    grey = (image.mean(0) * 255).round().byte().cpu().numpy()
+    smooth = cv2.GaussianBlur(grey, (0, 0), 2)
+    apart = cv2.absdiff(smooth, np.full_like(smooth, np.median(_border(grey))))
+    part = cv2.threshold(apart, 0, 1, cv2.THRESH_OTSU)[1]
+    largest = max(regionprops(label(part)), key=lambda region: region.area, default=None)
+    if largest is None or largest.axis_major_length < LONG * largest.axis_minor_length:
+        return None
+    if _border(part).mean() > TOUCHES:
+        return None
+    side = len(grey)
+    turn = np.pi / 2 - largest.orientation  # of x onto the long axis, clockwise on the screen
+    axes = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    places = (largest.coords[:, ::-1] + 0.5) / side * 2 - 1  # N×2, x and y
+    along = places @ axes
+    low, high = along.min(0), along.max(0)
+    middle = axes @ (low + high) / 2
+    shrink = max(1.0, 1.05 * (high - low)[0] / 2)
+    pose = np.eye(3)
+    pose[:2, :2], pose[:2, 2] = axes * shrink, middle
+    return torch.from_numpy(pose).float()
+
+
+def _border(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
