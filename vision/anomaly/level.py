@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -63,5 +65,5 @@ def _direction(image: Tensor) -> Tensor | None:
     return torch.from_numpy(pose).float()
 
 
-def _border(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _border(picture: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
