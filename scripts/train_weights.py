@@ -133,6 +133,7 @@ ROWS = {
         PHOTOGRAPHS,
         "It knows white Gaussian noise of σ 5 to 50 of 255, of which it is not told how much there"
         " is. Noise of a camera is neither white nor the same everywhere, and less of it goes.",
+        stages=([], LAST),
         tests=tests_over("sigma", (25, 50), "σ"),
     ),
     "hat_light_jpeg": Row(

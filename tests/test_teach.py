@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -13,6 +14,7 @@ import vision
 from data.images import read_rgb, write_png
 from data.synthetic import write_mvtec
 from vision.cli import infer, train
+from vision.layers.state import read_checkpoint
 from vision.run import teach
 
 
@@ -30,7 +32,11 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = {"name": "vit_tiny_patch16_224", "weights": "none"}
     arguments = recipe["model"]["net"]["init_args"]
     arguments["backbone"]["init_args"] = backbone
-    arguments |= {"grids": [6], "size": 96}
+    arguments |= {"size": 96}
+    coarse = {"grids": [6]}
+    few = tuple((most, options | coarse) for most, options in teach.FEW)
+    monkeypatch.setattr(teach, "FEW", few)
+    monkeypatch.setattr(teach, "LONG", teach.LONG | coarse)
     own = tmp_path / "few.yaml"
     own.write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(teach, "RECIPE", str(own))
@@ -104,3 +110,21 @@ def test_no_good_parts(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert inspect(parts, tmp_path / "nowhere", tmp_path / "out") == 2
     assert str(tmp_path / "nowhere") in capsys.readouterr().err
     assert not (tmp_path / "out" / "detector.ckpt").exists()
+
+
+@pytest.mark.parametrize(("length", "laid"), [(60, True), (18, False)])
+def test_long_parts_are_laid_level(tmp_path: Path, length: int, laid: bool) -> None:
+    (tmp_path / "good").mkdir()
+    for number in range(5):
+        picture = np.full((96, 96, 3), 200, np.uint8)
+        box = cv2.boxPoints(((48, 48), (length, 14), 31.0 * number))
+        cv2.fillConvexPoly(picture, box.round().astype(int), (50, 50, 50))
+        write_png(tmp_path / "good" / f"{number}.png", picture)
+    teach.learn(tmp_path / "good", tmp_path / "detector.ckpt", "cpu")
+    net = read_checkpoint(tmp_path / "detector.ckpt")["hyper_parameters"]["net"]
+    assert net["init_args"].get("level", False) is laid
+    (seen,) = vision.load(tmp_path / "detector.ckpt").predict([picture])
+    assert seen.verdict == "good"
+    cv2.circle(picture, (48, 48), 6, (255, 60, 60), -1)
+    (seen,) = vision.load(tmp_path / "detector.ckpt").predict([picture])
+    assert seen.verdict == "defect"

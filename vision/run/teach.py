@@ -31,7 +31,7 @@ FEW: tuple[tuple[int, dict[str, Any]], ...] = (
 copy, mirrored or turned, shows what another part might look like, and how far apart they lie by
 themselves, which distances of many are counted in, is not known yet (docs/anomaly.md)."""
 LONG = ONE | {"level": True, "copies": 4, "ensemble": True}
-"""The same of up to 64 good parts that are long and lie free: laid level, few tell enough."""
+"""The same of good parts that are long and lie free, however many: level, few tell enough."""
 
 
 def learn(folder: Path, target: Path, device: str) -> Path:
@@ -46,12 +46,12 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     spec, settings = recipe["model"], recipe["data"]
     data = AnomalyData(**{**settings, "root": str(folder)})
     paths = data.good_paths
-    for most, options in FEW:
-        if len(paths) <= most:
-            spec["net"]["init_args"] |= LONG if _long(data) else options
-            break
+    long = _long(data)
+    options = LONG if long else next((o for most, o in FEW if len(paths) <= most), {})
+    spec["net"]["init_args"] |= options
     scoring: dict[str, Any] = {"scoring": "features"}
-    if len(paths) < MANY:  # smoothed, the highest place of a defect sinks among those of good parts
+    if long or len(paths) < MANY:
+        # Smoothed, the highest place of a defect sinks among those of good parts.
         scoring["smooth_features"] = 0.0
     spec["scorer"] = {"class_path": "vision.anomaly.Scorer", "init_args": scoring}
     taught = _digest(spec, folder, paths)
@@ -93,9 +93,9 @@ def promise(detector: Path) -> str | None:
 
 
 def _long(data: AnomalyData) -> bool:
-    """Whether all good parts are long and lie free in their pictures."""
+    """Whether good parts, the first 64 at most, are long and lie free in their pictures."""
     good = data.dataset(data.root, "train", data.size, None)
-    return all(bool(lie_free(good[i]["image"][None])) for i in range(len(good)))
+    return all(bool(lie_free(good[i]["image"][None])) for i in range(min(64, len(good))))
 
 
 def _taught(checkpoint: Path) -> Mapping[str, Any]:
