@@ -10,8 +10,11 @@ import pytest
 import torch
 from nets import shaken
 from safetensors.torch import save_file
+from skimage.data import astronaut
+from skimage.metrics import peak_signal_noise_ratio as psnr
 
 import vision
+from data.degrade import Degradation, GaussianNoise, UnderDisplay, bicubic
 from data.images import read_rgb, write_png
 from vision.cli import infer
 from vision.layers.state import read_checkpoint, write_safetensors
@@ -119,3 +122,30 @@ def test_what_comes_with_the_package() -> None:
         for heading in ("Data", "Made by", "Measured", "Limits"):
             assert f"\n## {heading}\n" in text, (name, heading)
     assert total <= 40 * 2**20
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_what_comes_with_it_enlarges_better_than_bicubic(scale: int, tmp_path: Path) -> None:
+    truth = astronaut()[:128, 160:288]
+    small = bicubic(truth, 1 / scale)
+    write_png(tmp_path / "a.png", small)
+    call = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--quiet"]
+    assert infer([*call, "--scale", str(scale)]) == 0
+    found = read_rgb(tmp_path / "out" / "a.png")
+    assert psnr(truth, found) > psnr(truth, bicubic(small, scale)) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "degradation", "gain"),
+    [
+        ("hat_light_noise", GaussianNoise(25), 6),
+        ("dwformer_poled", UnderDisplay("poled"), 6),
+        ("dwformer_toled", UnderDisplay("toled"), 4),
+    ],
+)
+def test_what_comes_with_it_restores(name: str, degradation: Degradation, gain: float) -> None:
+    truth = astronaut()[:128, 160:288]
+    unit = degradation(truth, np.random.default_rng(0)).clip(0, 1)
+    poor = (unit * 255).round().astype(np.uint8)
+    found = vision.load(name)(poor).pixels
+    assert psnr(truth, found) > psnr(truth, poor) + gain
