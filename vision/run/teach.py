@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 import vision
+from data.images import read_rgb, resize
 from vision.anomaly.level import lie_free
 from vision.layers.state import read_checkpoint
 from vision.run.weights import build
@@ -20,6 +22,8 @@ from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.datamodule import MANY, AnomalyData
 
 RECIPE = "anomaly/few.yaml"
+SIDE = 448
+"""In pixels, of pictures in which long parts are looked for: 32 tokens of the ViT."""
 ONE: dict[str, Any] = {"grids": [32], "dims": 128}
 PLAIN = ONE | {"relative": False}
 FEW: tuple[tuple[int, dict[str, Any]], ...] = (
@@ -30,8 +34,12 @@ FEW: tuple[tuple[int, dict[str, Any]], ...] = (
 """Up to so many good parts, what the net has otherwise than the recipe; ours: with few parts a
 copy, mirrored or turned, shows what another part might look like, and how far apart they lie by
 themselves, which distances of many are counted in, is not known yet (docs/anomaly.md)."""
-LONG = ONE | {"level": True, "copies": 4, "ensemble": True}
-"""The same of good parts that are long and lie free, however many: level, few tell enough."""
+LONG: tuple[tuple[float, dict[str, Any]], ...] = (
+    (3, PLAIN | {"level": True, "copies": 4}),
+    (inf, ONE | {"level": True, "copies": 4, "ensemble": True}),
+)
+"""The same of good parts that are long and lie free: level, few tell enough. Up to 3 say too little
+of how far good parts lie apart."""
 
 
 def learn(folder: Path, target: Path, device: str) -> Path:
@@ -46,9 +54,9 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     spec, settings = recipe["model"], recipe["data"]
     data = AnomalyData(**{**settings, "root": str(folder)})
     paths = data.good_paths
-    long = _long(data)
-    options = LONG if long else next((o for most, o in FEW if len(paths) <= most), {})
-    spec["net"]["init_args"] |= options
+    long = _long(paths)
+    chosen = (options for most, options in (LONG if long else FEW) if len(paths) <= most)
+    spec["net"]["init_args"] |= next(chosen, {})
     scoring: dict[str, Any] = {"scoring": "features"}
     if long or len(paths) < MANY:
         # Smoothed, the highest place of a defect sinks among those of good parts.
@@ -92,10 +100,17 @@ def promise(detector: Path) -> str | None:
     )
 
 
-def _long(data: AnomalyData) -> bool:
-    """Whether good parts, the first 64 at most, are long and lie free in their pictures."""
-    good = data.dataset(data.root, "train", data.size, None)
-    return all(bool(lie_free(good[i]["image"][None])) for i in range(min(64, len(good))))
+def _long(paths: Sequence[Path]) -> bool:
+    """Whether good parts, the first 64 at most, are long and lie free, in square pictures:
+    others are squashed into a square, where a turn is none."""
+    for path in paths[:64]:
+        rgb = read_rgb(path)
+        if rgb.shape[0] != rgb.shape[1]:
+            return False
+        image = torch.from_numpy(resize(rgb, SIDE).copy()).permute(2, 0, 1)[None] / 255
+        if not lie_free(image).all():
+            return False
+    return True
 
 
 def _taught(checkpoint: Path) -> Mapping[str, Any]:
