@@ -27,7 +27,7 @@ from vision.anomaly import FeatureNeighbours
 from vision.run import teach
 from vision.tasks.datamodule import AnomalyData
 
-COLUMNS = ("image_auroc", "pixel_auroc", "au_pro_0.3", "alarms_at_0.01", "alarms_at_0.05")
+COLUMNS = ("image_auroc", "pixel_auroc", "au_pro_0.3", "alarms_at_0.01", "alarms_at_0.05", "found")
 
 
 def main() -> None:

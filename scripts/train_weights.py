@@ -201,8 +201,8 @@ def main() -> None:
         last = learned(name, row, root, runs, precision)
         rounded = runs / name / "rounded.safetensors"
         found = shipped(row, root, last, rounded, precision)
-        told = card(name, row, rounded, found, precision)
-        (FOLDER / f"{name}.md").write_text(told)
+        page = card(name, row, rounded, found, precision)
+        (FOLDER / f"{name}.md").write_text(page)
         shutil.copyfile(rounded, FOLDER / rounded.with_stem(name).name)
         for label, figures in found.items():
             told = ", ".join(f"{n} {figures[n]:.4f}" for n in row.figures)
@@ -284,7 +284,7 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
             f"\n## Made by\n\n`python scripts/train_weights.py{given} --rows {name}`: the"
             f" recipe `configs/{row.recipe}`{begun}, {stages}. Seed 0;"
             f" {' + '.join(map(str, steps))} steps, {took:.0f} minutes on two shared CPU cores.",
-            f"\n## Measured\n\nOf the file as it is shipped{' in bfloat16' * bool(precision)}."
+            f"\n## Measured\n\nOf the file as it is shipped{', computed in bfloat16' * bool(precision)}."
             f"\n\n| {head} |\n{rule}",
             *lines,
             f"\n## Limits\n\n{row.limits}\n",
