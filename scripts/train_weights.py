@@ -79,6 +79,11 @@ def tests_over(name: str, values: Sequence[int], what: str) -> dict[str, Options
     return {f"BSDS500/val, {what} {v}": [option, str(v)] for v in values}
 
 
+def steps(count: int, rate: str) -> Options:
+    """So many, at another rate than the recipe's."""
+    return ["--model.lr", rate, "--trainer.max_steps", str(count)]
+
+
 NOBODY = (
     "Trained on generated people alone (`vision.body.people`, seed 0): Anny bodies (CC0) before"
     " drawn walls, no photograph. What is shipped is what reads the features of a ViT-S/14"
@@ -99,11 +104,8 @@ SIMULATED = (
 )
 FOURFOLD = ["--model.net.init_args.scale", "4", f"{DEGRADED}.init_args.scale", "4"]
 HALF = ["--trainer.precision", "bf16-mixed"]
+LAST = steps(1200, "1.0e-4")
 SLICES = {"train": 400, "val": 20, "test": 40}
-SHORTER = ["--model.lr", "2.0e-4", "--trainer.max_steps", "2000"]
-SHORT = ["--model.lr", "5.0e-4", "--trainer.max_steps", "500"]
-OTHER = ["--model.lr", "2.0e-4", "--trainer.max_steps", "1200"]
-LAST = ["--model.lr", "1.0e-4", "--trainer.max_steps", "1200"]
 ROWS = {
     "hat_light_x2": Row(
         "makes pictures twice as large, with edges where they were",
@@ -120,10 +122,7 @@ ROWS = {
         PHOTOGRAPHS,
         "As of hat_light_x2. What a sixteenth of the pixels does not tell it does not invent: fine"
         " texture comes out smooth.",
-        stages=(
-            [*FOURFOLD, *SHORTER],
-            [*FOURFOLD, *LAST],
-        ),
+        stages=([*FOURFOLD, *steps(2000, "2.0e-4")], [*FOURFOLD, *LAST]),
         start="hat_light_x2",
         tests={"Set5": [f"{DEGRADED}.init_args.scale", "4"]},
     ),
@@ -141,7 +140,7 @@ ROWS = {
         "restoration/hat_light_jpeg.yaml",
         PHOTOGRAPHS,
         "It knows pictures that were compressed once, at a quality of 10 to 90.",
-        stages=(OTHER,),
+        stages=(steps(1200, "2.0e-4"),),
         start="hat_light_noise",
         tests=tests_over("quality", (10, 40), "quality"),
     ),
@@ -157,7 +156,7 @@ ROWS = {
         "restoration/dwformer_light.yaml",
         PHOTOGRAPHS,
         SIMULATED,
-        stages=([f"{DEGRADED}.init_args.display", "toled", *SHORT],),
+        stages=([f"{DEGRADED}.init_args.display", "toled", *steps(500, "5.0e-4")],),
         start="dwformer_poled",
         tests={"BSDS500/val": [f"{DEGRADED}.init_args.display", "toled"]},
     ),
@@ -258,7 +257,7 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
     """The page beside the file, which lies beside the trainings that made it."""
     parts = sorted(folder for folder in target.parent.iterdir() if folder.name.isdigit())
     took = sum(minutes(folder) for folder in parts)
-    steps = [
+    counts = [
         read_checkpoint(sittings(folder)[-1] / "model.ckpt")["global_step"] for folder in parts
     ]
     size, head = target.stat().st_size / 1e6, " | ".join(("measured on", *row.figures))
@@ -276,6 +275,7 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
         for options, half in zip(row.stages, halves, strict=True)
     ]
     stages = "; then with ".join(named)
+    computed = ", computed in bfloat16" if precision else ""
     return "\n".join(
         [
             f"# {name}: {row.about}",
@@ -283,9 +283,8 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
             f"\n## Data\n\n{row.data}",
             f"\n## Made by\n\n`python scripts/train_weights.py{given} --rows {name}`: the"
             f" recipe `configs/{row.recipe}`{begun}, {stages}. Seed 0;"
-            f" {' + '.join(map(str, steps))} steps, {took:.0f} minutes on two shared CPU cores.",
-            f"\n## Measured\n\nOf the file as it is shipped{', computed in bfloat16' * bool(precision)}."
-            f"\n\n| {head} |\n{rule}",
+            f" {' + '.join(map(str, counts))} steps, {took:.0f} minutes on two shared CPU cores.",
+            f"\n## Measured\n\nOf the file as it is shipped{computed}.\n\n| {head} |\n{rule}",
             *lines,
             f"\n## Limits\n\n{row.limits}\n",
         ]

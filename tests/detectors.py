@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vision.anomaly import Detector, Scorer
@@ -24,6 +27,20 @@ def pictures(count: int, size: int = 64, seed: int = 0) -> Tensor:
     """Soft random pictures, count×3×size×size in [0, 1]."""
     coarse = torch.rand(count, 3, 9, 9, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)
+
+
+def bar(
+    angle: float,
+    length: float,
+    width: float = 14,
+    middle: tuple[float, float] | None = None,
+    sides: tuple[int, int] = (96, 96),
+) -> NDArray[np.uint8]:
+    """A dark bar on grey, of these sides (H, W): uint8 H×W×3; `middle` is (x, y)."""
+    picture = np.full((*sides, 3), 200, np.uint8)
+    box = cv2.boxPoints((middle or (sides[1] / 2, sides[0] / 2), (length, width), angle))
+    cv2.fillConvexPoly(picture, box.round().astype(int), (50, 50, 50))
+    return picture
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Long parts laid level: where they come to lie, what is left as it is, maps put back."""
 
-import cv2
-import numpy as np
+from typing import Any
+
+import detectors
 import pytest
 import torch
 from detectors import DetectorContract, tiny_vit
@@ -16,14 +17,10 @@ SIDE = 96
 EVERYWHERE = AttentionMask(keep=1.0, min_tokens=0)
 
 
-def bar(
-    angle: float, length: float, width: float = 12, middle: tuple[float, float] = (48, 48)
-) -> Tensor:
-    """A dark bar on grey: 1×3×S×S."""
-    picture = np.full((SIDE, SIDE, 3), 0.8, np.float32)
-    box = cv2.boxPoints((middle, (length, width), angle))
-    cv2.fillConvexPoly(picture, box.round().astype(int), (0.2, 0.2, 0.2))
-    return torch.from_numpy(picture).permute(2, 0, 1)[None]
+def bar(angle: float, length: float, width: float = 12, **options: Any) -> Tensor:
+    """As `detectors.bar` draws it: 1×3×S×S."""
+    picture = detectors.bar(angle, length, width, **options)
+    return torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
 
 
 def extent(picture: Tensor) -> tuple[Tensor, Tensor]:

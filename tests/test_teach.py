@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from detectors import bar
 
 import vision
 from data.images import read_rgb, write_png
@@ -112,14 +113,6 @@ def test_no_good_parts(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "out" / "detector.ckpt").exists()
 
 
-def bar(angle: float, length: int, side: tuple[int, int] = (96, 96)) -> np.ndarray:
-    """A dark bar on grey."""
-    picture = np.full((*side, 3), 200, np.uint8)
-    box = cv2.boxPoints(((side[1] / 2, side[0] / 2), (length, 14), angle))
-    cv2.fillConvexPoly(picture, box.round().astype(int), (50, 50, 50))
-    return picture
-
-
 @pytest.mark.parametrize(
     ("length", "side", "laid"),
     [(60, (96, 96), True), (18, (96, 96), False), (60, (96, 128), False)],
@@ -129,7 +122,7 @@ def test_long_parts_are_laid_level(
 ) -> None:
     (tmp_path / "good").mkdir()
     for number in range(5):
-        write_png(tmp_path / "good" / f"{number}.png", bar(31.0 * number, length, side))
+        write_png(tmp_path / "good" / f"{number}.png", bar(31.0 * number, length, sides=side))
     teach.learn(tmp_path / "good", tmp_path / "detector.ckpt", "cpu")
     net = read_checkpoint(tmp_path / "detector.ckpt")["hyper_parameters"]["net"]
     assert net["init_args"].get("level", False) is laid

@@ -83,6 +83,7 @@ class FeatureNeighbours(Detector):
         self.backbone, self.grids, self.blocks = backbone, tuple(grids), tuple(blocks)
         self.gate = gate or AttentionMask(rule="quantile", keep=0.2, smooth=0, min_tokens=0)
         self.pool, self.copies, self.ensemble, self.level = pool, copies, ensemble, level
+        self.quarters = (0, 2) if level else (0, 1, 2, 3)
         self.size, self.input_size = size, max(size, max(grids) * backbone.patch)
         self.map_names = ("features",)
         self.memories = nn.ModuleList(
@@ -138,16 +139,12 @@ class FeatureNeighbours(Detector):
         return moved(images, places), places
 
     def _copies(self, images: Tensor) -> Iterator[Tensor]:
-        return turned(images, self.copies, self._quarters)
-
-    @property
-    def _quarters(self) -> Sequence[int]:
-        return (0, 2) if self.level else (0, 1, 2, 3)
+        return turned(images, self.copies, self.quarters)
 
     def _seen(self, looks: Iterable[Look], places: Tensor | None) -> Tensor:
         """The map of pictures, of looks at their copies in turn, as it lies on them."""
         maps = (self._far(*look) for look in looks)
-        back = [_unturned(m, copy, self._quarters) for copy, m in enumerate(maps)]
+        back = [_unturned(m, copy, self.quarters) for copy, m in enumerate(maps)]
         mean = torch.stack(back).mean(0)
         return mean if places is None else moved(mean, places.inverse(), "zeros")
 

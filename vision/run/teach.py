@@ -54,6 +54,9 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     spec, settings = recipe["model"], recipe["data"]
     data = AnomalyData(**{**settings, "root": str(folder)})
     paths = data.good_paths
+    taught = _digest([spec, FEW, LONG], folder, paths)
+    if target.exists() and _taught(target).get("by") == taught:
+        return target
     long = _long(paths)
     chosen = (options for most, options in (LONG if long else FEW) if len(paths) <= most)
     spec["net"]["init_args"] |= next(chosen, {})
@@ -62,9 +65,6 @@ def learn(folder: Path, target: Path, device: str) -> Path:
         # Smoothed, the highest place of a defect sinks among those of good parts.
         scoring["smooth_features"] = 0.0
     spec["scorer"] = {"class_path": "vision.anomaly.Scorer", "init_args": scoring}
-    taught = _digest(spec, folder, paths)
-    if target.exists() and _taught(target).get("by") == taught:
-        return target
     net: Any = build(spec["net"])
     scorer: Any = build(spec["scorer"])
     task = AnomalyTask(net, scorer=scorer)
@@ -121,9 +121,9 @@ def _taught(checkpoint: Path) -> Mapping[str, Any]:
         return {}
 
 
-def _digest(spec: Any, folder: Path, paths: list[Path]) -> str:
-    """The same for the same pictures, recipe and version."""
-    digest = hashlib.sha256(f"{vision.__version__} {json.dumps(spec)}".encode())
+def _digest(settings: Any, folder: Path, paths: list[Path]) -> str:
+    """The same for the same pictures, settings and version."""
+    digest = hashlib.sha256(f"{vision.__version__} {json.dumps(settings)}".encode())
     for path in paths:
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())
