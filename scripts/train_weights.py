@@ -54,8 +54,8 @@ class Row:
         recipe: below configs/.
         stages: options of its trainings in turn.
         start: the shipped weights that the first one begins with.
-        made: the set that is generated for it, "slices" or one of `train_mesh.SETS`; or it learns
-            from photographs.
+        made: the sets that are generated for its trainings, "slices" or of `train_mesh.SETS`, the
+            last for all that follow, the first for tests; or it learns from photographs.
         tests: options of each test, by what is measured.
         figures: which figures of a test stand in the card.
         data: what it learned from, and whose that is.
@@ -68,7 +68,7 @@ class Row:
     limits: str
     stages: tuple[Options, ...] = ([],)
     start: str | None = None
-    made: str | None = None
+    made: tuple[str, ...] = ()
     tests: Mapping[str, Options] = field(default_factory=dict)
     figures: tuple[str, ...] = ("psnr_of_input", "psnr", "ssim_of_input", "ssim")
 
@@ -132,7 +132,7 @@ ROWS = {
         PHOTOGRAPHS,
         "It knows white Gaussian noise of σ 5 to 50 of 255, of which it is not told how much there"
         " is. Noise of a camera is neither white nor the same everywhere, and less of it goes.",
-        stages=([], LAST),
+        stages=([], LAST, LAST),
         tests=tests_over("sigma", (25, 50), "σ"),
     ),
     "hat_light_jpeg": Row(
@@ -166,15 +166,16 @@ ROWS = {
         "Trained on 400 generated slices (`data.phantoms`, seed 0); no patient's scan.",
         "It never saw a patient, a scanner's own reconstruction or another window than −160 to 240"
         " Hounsfield units. No medical device: nothing it shows is fit to diagnose from.",
-        made="slices",
+        made=("slices",),
         tests={"40 generated slices": []},
     ),
     "multihmr_s_anny": Row(
         "recovers the people of pictures as Anny bodies",
         "mesh/multihmr_light.yaml",
-        NOBODY,
+        NOBODY + " The first training saw 6,000 pictures, the second these and 6,000 more.",
         UNTUNED,
-        made="people",
+        stages=([], steps(4000, "2.0e-4")),
+        made=("people", "more_people"),
         tests={"150 generated pictures": []},
         figures=PEOPLE,
     ),
@@ -183,7 +184,7 @@ ROWS = {
         "mesh/coordformer_light.yaml",
         NOBODY,
         UNTUNED,
-        made="clips",
+        made=("clips",),
         tests={"60 generated clips": []},
         figures=(*PEOPLE, "acceleration"),
     ),
@@ -195,11 +196,11 @@ def main() -> None:
     table = Table("weights", "test", "figures")
     for name in arguments.rows:
         row, runs = ROWS[name], arguments.runs
-        root = lessons(row, arguments)
+        roots = lessons(row, arguments)
         precision = HALF if arguments.half else []
-        last = learned(name, row, root, runs, precision)
+        last = learned(name, row, roots, runs, precision)
         rounded = runs / name / "rounded.safetensors"
-        found = shipped(row, root, last, rounded, precision)
+        found = shipped(row, roots[0], last, rounded, precision)
         page = card(name, row, rounded, found, precision)
         (FOLDER / f"{name}.md").write_text(page)
         shutil.copyfile(rounded, FOLDER / rounded.with_stem(name).name)
@@ -209,23 +210,24 @@ def main() -> None:
     Console(width=130).print(table)
 
 
-def lessons(row: Row, arguments: argparse.Namespace) -> Path:
-    """The folder to learn from; what is generated is written first."""
-    if row.made is None:
+def lessons(row: Row, arguments: argparse.Namespace) -> list[Path]:
+    """The folders to learn from; what is generated is written first."""
+    if not row.made:
         if arguments.set5 is None:
             raise SystemExit(f"{row.recipe} learns from photographs; say BSDS500 and SET5/HR")
-        return laid_out(Path(row.recipe).stem, arguments)
-    if row.made == "slices":
+        return [laid_out(Path(row.recipe).stem, arguments)]
+    if row.made == ("slices",):
         root = Path("runs/slices")
         phantoms.write(root, SLICES)
-        return root
-    return generated(row.made, Path("runs/mesh"))
+        return [root]
+    return [generated(kind, Path("runs/mesh")) for kind in row.made]
 
 
-def learned(name: str, row: Row, root: Path, runs: Path, precision: Options) -> Path:
+def learned(name: str, row: Row, roots: Sequence[Path], runs: Path, precision: Options) -> Path:
     """The checkpoint of the last training of a row; `precision`: options of the trainer."""
     start = None if row.start is None else FOLDER / f"{row.start}.safetensors"
     for number, options in enumerate(row.stages, 1):
+        root = roots[min(number, len(roots)) - 1]
         begins = [] if start is None else ["--model.start_from", str(start)]
         run = runs / name / str(number)
         start = trained(config(row), root, run, [*options, *precision, *begins]) / "model.ckpt"

@@ -150,6 +150,25 @@ def test_features_are_kept_for_training(
     assert [*(tmp_path / "features").glob("*.npz")]  # a training that goes on keeps them too
 
 
+def test_a_training_begins_with_weights(model: Path, rendered: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun.ckpt"
+    shutil.copyfile(model, begun)
+    call = ["fit", "--config", str(model.parent.parent / "recipe.yaml")]
+    call += ["--data.root", str(rendered), "--trainer.default_root_dir", str(tmp_path / "run")]
+    assert train([*call, "--model.start_from", str(begun), "--model.lr", "1e-12"]) == 0
+    begun.unlink()  # what it began with is needed no more
+    before, after = (read_checkpoint(p)["state_dict"] for p in (model, tmp_path / "run/model.ckpt"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    vision.load(tmp_path / "run/model.ckpt")
+
+
+def test_it_begins_over_the_same_backbone_alone(model: Path) -> None:
+    net = build(read_checkpoint(model)["hyper_parameters"]["net"])
+    net.backbone.fingerprint = "another"
+    with pytest.raises(ValueError, match="trained on other weights"):
+        MeshTask(net, MultiHMRLoss(), start_from=str(model))
+
+
 def test_a_test_says_how_far_off_the_net_is(model: Path) -> None:
     found = json.loads((model.parent / "metrics.json").read_text())
     assert found["body"] == "anny"

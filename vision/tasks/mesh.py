@@ -21,6 +21,7 @@ from vision.body import Body
 from vision.body.camera import project
 from vision.body.smpl import BODY, SMPL_JOINTS
 from vision.layers.precision import exact
+from vision.layers.state import fill_from, read_checkpoint
 from vision.mesh.losses import MeshLoss
 from vision.mesh.mirror import mirrored
 from vision.mesh.people import MeshSpec, People, Truth, stand
@@ -69,6 +70,8 @@ class MeshTask(LightningModule):
             (`vision.backbones.remembered`), for training on a CPU; with data.augment false.
         flips: whether every second picture or clip, by chance, is seen in a mirror in training;
             with `features` both ways are kept.
+        start_from: a checkpoint of the same net whose tensors it begins with, say one of the files
+            in vision/weights; its frozen backbones must be the same.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class MeshTask(LightningModule):
         regressors: str | None = None,
         flips: bool = False,
         tuning: float = 1.0,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -114,6 +118,9 @@ class MeshTask(LightningModule):
                 )
             for backbone in backbones:
                 backbone.remember(Path(features))
+        if start_from is not None:
+            fill_from(net, Path(start_from))
+            check_backbones(self, {"backbones": {}} | read_checkpoint(Path(start_from)))
 
     # ---- training
 
@@ -230,7 +237,9 @@ class MeshTask(LightningModule):
         checkpoint["backbones"] = frozen_backbones(self)
         # Where the files are is the user's affair, and a recipe says it again.
         told, own = checkpoint["hyper_parameters"], ("body_models", "regressors", "features")
-        checkpoint["hyper_parameters"] = {k: v for k, v in told.items() if k not in own}
+        kept = {k: v for k, v in told.items() if k not in own}
+        # What the net began with is part of it now, and may be gone when the checkpoint is read.
+        checkpoint["hyper_parameters"] = {**kept, "start_from": None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_backbones(self, checkpoint)
