@@ -28,7 +28,7 @@ from vision.report.mesh import overlay, seen_from
 SETS = {
     "people": ["--train", "6000", "--val", "100", "--test", "150", "--size", "224", "--most", "3",
                "--farthest", "3.5"],
-    "more_people": ["--train", "12000", "--val", "100", "--test", "150", "--size", "224",
+    "more_people": ["--train", "9000", "--val", "100", "--test", "150", "--size", "224",
                     "--most", "3", "--farthest", "3.5"],
     "clips": ["--train", "600", "--val", "40", "--test", "60", "--size", "224", "--most", "3",
               "--farthest", "3.5", "--frames", "8"],

@@ -172,9 +172,9 @@ ROWS = {
     "multihmr_s_anny": Row(
         "recovers the people of pictures as Anny bodies",
         "mesh/multihmr_light.yaml",
-        NOBODY + " The first training saw 6,000 pictures, the second these and 6,000 more.",
+        NOBODY + " The first training saw 6,000 pictures, the second these and 3,000 more.",
         UNTUNED,
-        stages=([], steps(4000, "2.0e-4")),
+        stages=([], steps(3000, "2.0e-4")),
         made=("people", "more_people"),
         tests={"150 generated pictures": []},
         figures=PEOPLE,

@@ -14,7 +14,8 @@ from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio as psnr
 
 import vision
-from data.degrade import Degradation, GaussianNoise, UnderDisplay, bicubic
+from data import phantoms
+from data.degrade import Degradation, GaussianNoise, Jpeg, UnderDisplay, bicubic
 from data.images import read_rgb, write_png
 from vision.cli import infer
 from vision.layers.state import read_checkpoint, write_safetensors
@@ -139,6 +140,7 @@ def test_what_comes_with_it_enlarges_better_than_bicubic(scale: int, tmp_path: P
     ("name", "degradation", "gain"),
     [
         ("hat_light_noise", GaussianNoise(25), 6),
+        ("hat_light_jpeg", Jpeg(10), 0.4),
         ("dwformer_poled", UnderDisplay("poled"), 6),
         ("dwformer_toled", UnderDisplay("toled"), 4),
     ],
@@ -149,3 +151,11 @@ def test_what_comes_with_it_restores(name: str, degradation: Degradation, gain: 
     poor = (unit * 255).round().astype(np.uint8)
     found = vision.load(name)(poor).pixels
     assert psnr(truth, found) > psnr(truth, poor) + gain
+
+
+def test_what_comes_with_it_restores_slices() -> None:
+    draw = np.random.default_rng(7)
+    slice_ = phantoms.phantom(draw)
+    truth, poor = phantoms.seen(slice_), phantoms.seen(phantoms.low_dose(slice_, draw))
+    found = vision.load("rat_ct")(poor[..., None]).pixels
+    assert psnr(truth, found[..., 0]) > psnr(truth, poor) + 6
