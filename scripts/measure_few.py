@@ -27,7 +27,10 @@ from vision.anomaly import FeatureNeighbours
 from vision.run import teach
 from vision.tasks.datamodule import AnomalyData
 
-COLUMNS = ("image_auroc", "pixel_auroc", "au_pro_0.3", "alarms_at_0.01", "alarms_at_0.05", "found")
+COLUMNS = (
+    *("image_auroc", "pixel_auroc", "au_pro_0.3", "alarms_at_0.01", "alarms_at_0.05"),
+    *("alarms", "found"),
+)
 
 
 def main() -> None:
@@ -55,8 +58,8 @@ def measured(folder: Path, good: list[Path], run: Path) -> dict[str, Any]:
     parts = run / "good"
     shutil.rmtree(run, ignore_errors=True)
     parts.mkdir(parents=True)
-    for path in good:
-        (parts / path.name).symlink_to(path.resolve())
+    for number, path in enumerate(good):  # names may be the same in several folders
+        (parts / f"{number:06d}{path.suffix}").symlink_to(path.resolve())
     teach.learn(parts, run / "model.ckpt", "cuda" if torch.cuda.is_available() else "cpu")
     config = ["--config", str(vision.configs() / teach.RECIPE), "--data.root", str(folder)]
     return tested([*config, "--trainer.default_root_dir", str(run)], run)

@@ -247,7 +247,7 @@ def shipped(row: Row, root: Path, model: Path, target: Path, precision: Options)
     rounded = {k: v.float() if v.is_floating_point() else v for k, v in state}
     found = {}
     for label, options in row.tests.items():
-        folder = model.parent / re.sub(r"\W+", "_", label)
+        folder = model.parent / (re.sub(r"\W+", "_", label) + "_half" * bool(precision))
         folder.mkdir(exist_ok=True)
         torch.save({**checkpoint, "state_dict": rounded}, folder / "model.ckpt")
         call = ["--config", str(config(row)), "--data.root", str(root), *options, *precision]
@@ -270,10 +270,10 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
     rule = "|---" * (1 + len(row.figures)) + "|"
     given = "" if row.made else " BSDS500 SET5/HR"
     halves = [precision_of(sittings(folder)[0]) == HALF[1] for folder in parts]
-    given += " --half" if all(halves) else ""
+    given += " --half" if any(halves) else ""
     begun = f", begun with {row.start}" if row.start else ""
     named = [
-        (" ".join(options) or "as it is") + " in bfloat16" * half
+        (" ".join(options) or "as it is") + (" in bfloat16" if half else " in float32")
         for options, half in zip(row.stages, halves, strict=True)
     ]
     stages = "; then with ".join(named)

@@ -213,10 +213,14 @@ def test_both_entrances_know_the_same_commands(capsys: pytest.CaptureFixture[str
         (["inspect", "PARTS", "-o", "o", "--weights", "LAST"], "did not come to its end"),
         (["inspect", "PARTS", "-o", "o", "--weights", "PICTURE"], "not a checkpoint"),
         (["inspect", "PARTS", "-o", "o", "--weights", "w", "--device", "tpu9"], "use --device cpu"),
+        (
+            ["inspect", "PARTS", "-o", "o", "--train-on", "PARTS", "--device", "tpu9"],
+            "--device cpu",
+        ),
         (["inspect", "PARTS", "-o", "PICTURE", "--weights", "MODEL"], "is not a folder"),
         (
             ["inspect", "PARTS", "-o", "o", "--weights", "MODEL", "--false-alarms", "2"],
-            "false_alarms=2.0: give a share",
+            "--false-alarms 2: give a share",
         ),
     ],
 )

@@ -88,6 +88,32 @@ def test_a_scale_chooses_the_weights(
     assert "hat_light_x4: no such file, and no weights of this name" in capsys.readouterr().err
 
 
+def test_a_folder_is_not_meant(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("hat_light_x2", "photos"):
+        Path(name).mkdir()
+    assert vision.load("hat_light_x2")(picture()).pixels.shape == (24, 18, 3)
+    with pytest.raises(ValueError, match=r"^photos: is a folder, and no weights of this name"):
+        vision.load("photos")
+
+
+@pytest.mark.parametrize("damage", [b"", b"no weights", None])
+def test_a_damaged_file_of_ours(
+    folder: Path, damage: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "hat_light_x2.safetensors"
+    if damage is None:
+        save_file({"net.a": torch.zeros(2)}, path)  # whole, but not of ours
+    else:
+        path.write_bytes(damage)
+    with pytest.raises(ValueError, match=f"^{path}: damaged; install the package again$"):
+        vision.models()
+    assert infer(["doctor"]) == 1
+    assert "install the package again" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("name", ["hat_heavy", "hat_light_x2.ckpt", "weights/hat_light_x2"])
 def test_no_such_weights(folder: Path, name: str) -> None:
     cure = "one of hat_light_x2" if name == "hat_heavy" else r"give the model\.ckpt of a run"
@@ -113,6 +139,7 @@ def test_a_header_that_says_something_else(tmp_path: Path, header: str) -> None:
 def test_what_comes_with_the_package() -> None:
     """Every file is read, has a card with all its headings, and is small."""
     total = 0
+    assert {*shipped.DEFAULTS.values(), *shipped.ENLARGE.values()} <= vision.models().keys()
     for name, model in vision.models().items():
         size = model.path.stat().st_size
         total += size

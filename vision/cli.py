@@ -279,16 +279,21 @@ def _inspect(arguments: argparse.Namespace) -> int:
             " --weights of a detector that train.py trained; one of the two"
         )
     _check(arguments)
+    rate = arguments.false_alarms
+    if rate is not None and not 0 < rate <= 0.5:
+        raise ValueError(f"--false-alarms {rate:g}: give a share in (0, 0.5], say 0.01")
     if arguments.train_on:
         from vision.run.teach import learn, promise
+        from vision.run.weights import check_device
         from vision.tasks.training import hush
 
         hush()
-        target = arguments.out / "detector.ckpt"
-        arguments.weights = learn(arguments.train_on, target, _device(arguments.device))
-        if arguments.false_alarms is None and not arguments.quiet and (told := promise(target)):
+        target, device = arguments.out / "detector.ckpt", _device(arguments.device)
+        check_device(device)
+        arguments.weights = learn(arguments.train_on, target, device)
+        if rate is None and not arguments.quiet and (told := promise(target)):
             print(told, file=sys.stderr)
-    predictor = _load(arguments, false_alarms=arguments.false_alarms)
+    predictor = _load(arguments, false_alarms=rate)
     from vision.run.inspect import InspectJob
     from vision.run.predictor import AnomalyPredictor
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 FOLDER = Path(__file__).parents[1] / "weights"
 DEFAULTS = {"restore": "hat_light_x2", "mesh": "multihmr_s_anny"}
@@ -39,7 +39,11 @@ class Shipped:
 
 
 def models() -> dict[str, Shipped]:
-    """All of them, by name."""
+    """All of them, by name.
+
+    Raises:
+        ValueError: one is damaged.
+    """
     return {path.stem: _shipped(path) for path in sorted(FOLDER.glob("*.safetensors"))}
 
 
@@ -50,20 +54,24 @@ def locate(weights: str | Path) -> Path:
         ValueError: neither a file nor a name of ours.
     """
     path = Path(weights)
-    if path.exists() or path.suffix or len(path.parts) != 1:
+    if path.is_file() or path.suffix or len(path.parts) != 1:
         return path  # a file, or meant as one
     own = FOLDER / f"{path}.safetensors"
     if not own.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
         raise ValueError(
-            f"{path}: no such file, and no weights of this name come with the package; give a file,"
+            f"{path}: {what}, and no weights of this name come with the package; give a file,"
             f" or one of {', '.join(models())}"
         )
     return own
 
 
 def _shipped(path: Path) -> Shipped:
-    with safe_open(path, "np") as file:
-        kind = json.loads(file.metadata()["visionmend"])["visionmend"]
+    try:
+        with safe_open(path, "np") as file:
+            job = JOBS[json.loads((file.metadata() or {})["visionmend"])["visionmend"]]
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged; install the package again") from error
     card = path.with_suffix(".md")
     title = card.read_text(encoding="utf-8").partition("\n")[0]
-    return Shipped(path.stem, JOBS[kind], title.partition(": ")[2], path, card)
+    return Shipped(path.stem, job, title.partition(": ")[2], path, card)

@@ -69,7 +69,7 @@ def load(
     from vision.layers.state import read_checkpoint, tensors
     from vision.run.shipped import locate
 
-    _check_device(device)
+    check_device(device)
     try:
         path = locate(path)
         checkpoint = read_checkpoint(path)
@@ -121,7 +121,8 @@ def load(
     return RestorationPredictor(net, device=device, fingerprint=digest, **given)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """ValueError unless something can be computed there."""
     import torch
 
     try:

@@ -252,8 +252,9 @@ class AnomalyTask(LightningModule):
         for rate in sorted({0.01, 0.05, self.scorer.false_alarms}) if good else ():
             threshold = self.scorer.score_at(rate)
             results[f"alarms_at_{rate:g}"] = sum(score >= threshold for score in good) / len(good)
-        if bad:
-            results["found"] = sum(score >= 0.5 for score in bad) / len(bad)
+        for name, some in (("alarms", good), ("found", bad)):  # at the detector's own threshold
+            if some:
+                results[name] = sum(score >= 0.5 for score in some) / len(some)
         results["ms_per_image"] = 1000 * float(np.median(self.seconds))
         self.log_dict({f"test/{name}": value for name, value in results.items()})
         folder = Path(self.trainer.default_root_dir)
