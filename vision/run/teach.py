@@ -25,17 +25,17 @@ RECIPE = "anomaly/few.yaml"
 SIDE = 448
 """In pixels, of pictures in which long parts are looked for: 32 tokens of the ViT."""
 ONE: dict[str, Any] = {"grids": [32], "dims": 128}
-PLAIN = ONE | {"relative": False}
+ABSOLUTE = ONE | {"relative": False}
 FEW: tuple[tuple[int, dict[str, Any]], ...] = (
-    (16, PLAIN | {"copies": 16}),
-    (MANY - 1, PLAIN | {"copies": 8}),
+    (16, ABSOLUTE | {"copies": 16}),
+    (MANY - 1, ABSOLUTE | {"copies": 8}),
     (64, {"copies": 4}),
 )
 """Up to so many good parts, what the net has otherwise than the recipe; ours: with few parts a
 copy, mirrored or turned, shows what another part might look like, and how far apart they lie by
 themselves, which distances of many are counted in, is not known yet (docs/anomaly.md)."""
 LONG: tuple[tuple[float, dict[str, Any]], ...] = (
-    (3, PLAIN | {"level": True, "copies": 4}),
+    (3, ABSOLUTE | {"level": True, "copies": 4}),
     (inf, ONE | {"level": True, "copies": 4, "ensemble": True}),
 )
 """The same of good parts that are long and lie free: level, few tell enough. Up to 3 say too little
