@@ -25,11 +25,10 @@ from data.images import read_rgb, write_png
 from vision.body import people
 from vision.report.mesh import overlay, seen_from
 
+OFTEN = ["--val", "100", "--test", "150", "--size", "224", "--most", "3", "--farthest", "3.5"]
 SETS = {
-    "people": ["--train", "6000", "--val", "100", "--test", "150", "--size", "224", "--most", "3",
-               "--farthest", "3.5"],
-    "more_people": ["--train", "9000", "--val", "100", "--test", "150", "--size", "224",
-                    "--most", "3", "--farthest", "3.5"],
+    "people": ["--train", "6000", *OFTEN],
+    "more_people": ["--train", "9000", *OFTEN],
     "clips": ["--train", "600", "--val", "40", "--test", "60", "--size", "224", "--most", "3",
               "--farthest", "3.5", "--frames", "8"],
     "near": ["--train", "3000", "--val", "100", "--test", "200", "--size", "448", "--most", "1",

@@ -280,17 +280,17 @@ def _inspect(arguments: argparse.Namespace) -> int:
         )
     _check(arguments)
     rate = arguments.false_alarms
-    if rate is not None and not 0 < rate <= 0.5:
-        raise ValueError(f"--false-alarms {rate:g}: give a share in (0, 0.5], say 0.01")
+    if rate is not None:
+        from vision.anomaly.scoring import check_rate
+
+        check_rate(rate, f"--false-alarms {rate:g}")
     if arguments.train_on:
         from vision.run.teach import learn, promise
-        from vision.run.weights import check_device
         from vision.tasks.training import hush
 
         hush()
-        target, device = arguments.out / "detector.ckpt", _device(arguments.device)
-        check_device(device)
-        arguments.weights = learn(arguments.train_on, target, device)
+        target = arguments.out / "detector.ckpt"
+        arguments.weights = learn(arguments.train_on, target, _device(arguments.device))
         if rate is None and not arguments.quiet and (told := promise(target)):
             print(told, file=sys.stderr)
     predictor = _load(arguments, false_alarms=rate)

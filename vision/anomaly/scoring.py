@@ -19,6 +19,13 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 }
 
 
+def check_rate(rate: float, told: str = "") -> None:
+    """ValueError unless so many false alarms may be asked for; `told` is how a caller says it."""
+    if not 0 < rate <= 0.5:
+        told = told or f"false_alarms={rate}"
+        raise ValueError(f"{told}: give a share in (0, 0.5], say 0.01")
+
+
 class Scorer(nn.Module):
     """Raw maps → one map and one score per picture, both calibrated: 0.5 is the threshold.
 
@@ -54,8 +61,7 @@ class Scorer(nn.Module):
         super().__init__()
         if scoring != "best" and scoring not in COMPONENTS:
             raise ValueError(f"scoring={scoring}: choose best, {', '.join(COMPONENTS)}")
-        if not 0 < false_alarms <= 0.5:
-            raise ValueError(f"false_alarms={false_alarms}: give a share in (0, 0.5], say 0.01")
+        check_rate(false_alarms)
         self.scoring, self.false_alarms = scoring, false_alarms
         self.smooth = {"structure": smooth, "features": smooth_features}
         # Index of the chosen key of COMPONENTS; -1 while not calibrated.
@@ -106,8 +112,7 @@ class Scorer(nn.Module):
 
     def allow(self, rate: float) -> None:
         """Move the threshold to another false-alarm rate."""
-        if not 0 < rate <= 0.5:
-            raise ValueError(f"false_alarms={rate}: give a share in (0, 0.5], say 0.01")
+        check_rate(rate)
         self.false_alarms = rate
         self.threshold.copy_(self._threshold_for(rate))
 

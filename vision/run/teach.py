@@ -17,7 +17,7 @@ import vision
 from data.images import read_rgb, resize
 from vision.anomaly.level import lie_free
 from vision.layers.state import read_checkpoint
-from vision.run.weights import build
+from vision.run.weights import build, check_device
 from vision.tasks.anomaly import AnomalyTask
 from vision.tasks.datamodule import MANY, AnomalyData
 
@@ -48,8 +48,9 @@ def learn(folder: Path, target: Path, device: str) -> Path:
     Nothing is done where `target` is that already, of the same pictures and recipe.
 
     Raises:
-        ValueError: no folder, or no picture that can be read.
+        ValueError: no folder, no picture that can be read, or a device that is not there.
     """
+    check_device(device)
     recipe = yaml.safe_load((vision.configs() / RECIPE).read_text())
     spec, settings = recipe["model"], recipe["data"]
     data = AnomalyData(**{**settings, "root": str(folder)})
