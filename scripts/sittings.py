@@ -30,7 +30,7 @@ def trained(config: Path, root: Path, run: Path, options: Sequence[str] = ()) ->
     Folders 1, 2 … of `run` are its sittings, each from the last checkpoint of the one before.
     """
     done = sittings(run)
-    if not done or not (done[-1] / "model.ckpt").exists():
+    if finished(run) is None:
         folder = run / str(len(done) + 1)
         shutil.rmtree(folder, ignore_errors=True)  # it did not come to its first checkpoint
         resume = options
@@ -41,6 +41,12 @@ def trained(config: Path, root: Path, run: Path, options: Sequence[str] = ()) ->
         if train(["fit", *common, "--trainer.default_root_dir", str(folder), *resume]):
             raise SystemExit(f"{folder}: training was broken off; call again to go on")
     return sittings(run)[-1]
+
+
+def finished(run: Path) -> Path | None:
+    """The last sitting of a training, if it came to its end."""
+    done = sittings(run)
+    return done[-1] if done and (done[-1] / "model.ckpt").exists() else None
 
 
 def others(options: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ not repeated, and one that was broken off goes on from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ from data.images import read_rgb, write_png
 from vision.body import people
 from vision.report.mesh import overlay, seen_from
 
-OFTEN = ["--val", "100", "--test", "150", "--size", "224", "--most", "3", "--farthest", "3.5"]
+OFTEN = ["--val", "100", "--test", "150", "--most", "3", "--farthest", "3.5"]
 SETS = {
-    "people": ["--train", "6000", *OFTEN],
-    "more_people": ["--train", "9000", *OFTEN],
+    "people": ["--train", "6000", *OFTEN, "--size", "224"],
+    "more_people": ["--train", "9000", *OFTEN, "--size", "224"],
+    # The first of the same people, in pictures of twice the size; and others.
+    "large": ["--train", "4478", *OFTEN, "--size", "448"],
+    "large_others": ["--train", "1600", *OFTEN, "--size", "448", "--seed", "1"],
     "clips": ["--train", "600", "--val", "40", "--test", "60", "--size", "224", "--most", "3",
               "--farthest", "3.5", "--frames", "8"],
     "near": ["--train", "3000", "--val", "100", "--test", "200", "--size", "448", "--most", "1",
@@ -86,10 +90,11 @@ def main() -> None:
         draw(runs["multihmr_light"], [test[i] for i in SHOWN], Path("docs/recovered.png"))
 
 
-def generated(kind: str, runs: Path) -> Path:
-    """The folder of a set of people, whole."""
+def generated(kind: str, runs: Path, learn: bool = True) -> Path:
+    """The folder of a set of people, whole, or but for those to learn from."""
     root = runs / kind
-    if people.main([str(root), *SETS[kind]]):
+    options = [*SETS[kind], "--workers", str(os.cpu_count() or 1)]
+    if people.main([str(root), *options, *([] if learn else ["--train", "0"])]):
         raise SystemExit(f"{root}: the pictures are not whole; call again to go on")
     return root
 

@@ -27,7 +27,7 @@ import torch
 from compare import tested
 from rich.console import Console
 from rich.table import Table
-from sittings import minutes, precision_of, sittings, trained
+from sittings import finished, minutes, precision_of, sittings, trained
 from train_light import asked, laid_out
 from train_mesh import generated
 
@@ -54,8 +54,10 @@ class Row:
         recipe: below configs/.
         stages: options of its trainings in turn.
         start: the shipped weights that the first one begins with.
-        made: the sets that are generated for its trainings, "slices" or of `train_mesh.SETS`, the
-            last for all that follow, the first for tests; or it learns from photographs.
+        made: the sets that are generated, "slices" or of `train_mesh.SETS`: for each of its
+            trainings, the last for all that follow; or it learns from photographs.
+        held_out: of which of them the tests are.
+        elsewhere: its trainings, from 1, that ran on another machine than two shared CPU cores.
         tests: options of each test, by what is measured.
         figures: which figures of a test stand in the card.
         data: what it learned from, and whose that is.
@@ -69,6 +71,8 @@ class Row:
     stages: tuple[Options, ...] = ([],)
     start: str | None = None
     made: tuple[str, ...] = ()
+    held_out: int = 0
+    elsewhere: Mapping[int, str] = field(default_factory=dict)
     tests: Mapping[str, Options] = field(default_factory=dict)
     figures: tuple[str, ...] = ("psnr_of_input", "psnr", "ssim_of_input", "ssim")
 
@@ -105,6 +109,13 @@ SIMULATED = (
 FOURFOLD = ["--model.net.init_args.scale", "4", f"{DEGRADED}.init_args.scale", "4"]
 HALF = ["--trainer.precision", "bf16-mixed"]
 LAST = steps(1200, "1.0e-4")
+LARGE = ["--model.net.init_args.size", "448", "--trainer.precision", "bf16-mixed"]
+ON_A_GPU = (
+    *("--data.batch_size", "64", "--data.workers", "15", "--data.augment", "true"),
+    *("--model.features", "null", "--trainer.max_time", "00:00:05:55"),
+)
+AROUND = ["--model.net.init_args.around", "true"]
+RARELY = ["--trainer.check_val_every_n_epoch"]
 SLICES = {"train": 400, "val": 20, "test": 40}
 ROWS = {
     "hat_light_x2": Row(
@@ -172,11 +183,21 @@ ROWS = {
     "multihmr_s_anny": Row(
         "recovers the people of pictures as Anny bodies",
         "mesh/multihmr_light.yaml",
-        NOBODY + " The first training saw 6,000 pictures, the second these and 3,000 more.",
+        NOBODY
+        + " The first training saw 6,000 pictures, the second these and 3,000 more, the third"
+        " the first 4,478 of them at twice the size, the last 1,600 others at this size. The third"
+        " had six minutes of a GPU, in which it came to step 1,446 of 2,300.",
         UNTUNED,
-        stages=([], steps(3000, "2.0e-4")),
-        made=("people", "more_people"),
-        tests={"150 generated pictures": []},
+        stages=(
+            [],
+            steps(3000, "2.0e-4"),
+            [*LARGE, *ON_A_GPU, *RARELY, "15", *steps(2300, "4.0e-4")],
+            [*LARGE, *AROUND, *RARELY, "3", *steps(2000, "2.0e-4")],
+        ),
+        made=("people", "more_people", "large", "large_others"),
+        held_out=2,
+        elsewhere={3: "one H200"},
+        tests={"150 generated pictures": [*LARGE[:2], *AROUND]},
         figures=PEOPLE,
     ),
     "coordformer": Row(
@@ -195,12 +216,12 @@ def main() -> None:
     arguments = asked(ROWS, Path("runs/weights"), given="?", half=True)
     table = Table("weights", "test", "figures")
     for name in arguments.rows:
-        row, runs = ROWS[name], arguments.runs
-        roots = lessons(row, arguments)
+        row = ROWS[name]
         precision = HALF if arguments.half else []
-        last = learned(name, row, roots, runs, precision)
-        rounded = runs / name / "rounded.safetensors"
-        found = shipped(row, roots[0], last, rounded, precision)
+        last = learned(name, row, arguments, precision)
+        rounded = arguments.runs / name / "rounded.safetensors"
+        held_out = lessons(row, row.held_out, arguments, learn=False)
+        found = shipped(row, held_out, last, rounded, precision)
         page = card(name, row, rounded, found, precision)
         (FOLDER / f"{name}.md").write_text(page)
         shutil.copyfile(rounded, FOLDER / rounded.with_stem(name).name)
@@ -210,27 +231,32 @@ def main() -> None:
     Console(width=130).print(table)
 
 
-def lessons(row: Row, arguments: argparse.Namespace) -> list[Path]:
-    """The folders to learn from; what is generated is written first."""
+def lessons(row: Row, number: int, arguments: argparse.Namespace, learn: bool = True) -> Path:
+    """The folder of one of its sets; what is generated is written first, without `learn` but for
+    what is learned from."""
     if not row.made:
         if arguments.set5 is None:
             raise SystemExit(f"{row.recipe} learns from photographs; say BSDS500 and SET5/HR")
-        return [laid_out(Path(row.recipe).stem, arguments)]
-    if row.made == ("slices",):
+        return laid_out(Path(row.recipe).stem, arguments)
+    made = row.made[min(number, len(row.made) - 1)]
+    if made == "slices":
         root = Path("runs/slices")
         phantoms.write(root, SLICES)
-        return [root]
-    return [generated(kind, Path("runs/mesh")) for kind in row.made]
+        return root
+    return generated(made, Path("runs/mesh"), learn)
 
 
-def learned(name: str, row: Row, roots: Sequence[Path], runs: Path, precision: Options) -> Path:
+def learned(name: str, row: Row, arguments: argparse.Namespace, precision: Options) -> Path:
     """The checkpoint of the last training of a row; `precision`: options of the trainer."""
     start = None if row.start is None else FOLDER / f"{row.start}.safetensors"
-    for number, options in enumerate(row.stages, 1):
-        root = roots[min(number, len(roots)) - 1]
-        begins = [] if start is None else ["--model.start_from", str(start)]
-        run = runs / name / str(number)
-        start = trained(config(row), root, run, [*options, *precision, *begins]) / "model.ckpt"
+    for number, options in enumerate(row.stages):
+        run = arguments.runs / name / str(number + 1)
+        done = finished(run)
+        if done is None:
+            root = lessons(row, number, arguments)
+            begins = [] if start is None else ["--model.start_from", str(start)]
+            done = trained(config(row), root, run, [*options, *precision, *begins])
+        start = done / "model.ckpt"
     assert start is not None
     return start
 
@@ -258,7 +284,10 @@ def shipped(row: Row, root: Path, model: Path, target: Path, precision: Options)
 def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision: Options) -> str:
     """The page beside the file, which lies beside the trainings that made it."""
     parts = sorted(folder for folder in target.parent.iterdir() if folder.name.isdigit())
-    took = sum(minutes(folder) for folder in parts)
+    own = [f for f in parts if int(f.name) not in row.elsewhere]
+    took = f"{sum(minutes(f) for f in own):.0f} minutes on two shared CPU cores"
+    for number, machine in row.elsewhere.items():
+        took += f", and {minutes(parts[number - 1]):.0f} of training {number} on {machine}"
     counts = [
         read_checkpoint(sittings(folder)[-1] / "model.ckpt")["global_step"] for folder in parts
     ]
@@ -268,14 +297,15 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
         for label, figures in found.items()
     ]
     rule = "|---" * (1 + len(row.figures)) + "|"
-    given = "" if row.made else " BSDS500 SET5/HR"
-    halves = [precision_of(sittings(folder)[0]) == HALF[1] for folder in parts]
-    given += " --half" if any(halves) else ""
     begun = f", begun with {row.start}" if row.start else ""
-    named = [
-        (" ".join(options) or "as it is") + (" in bfloat16" if half else " in float32")
-        for options, half in zip(row.stages, halves, strict=True)
-    ]
+    named, given = [], "" if row.made else " BSDS500 SET5/HR"
+    for options, folder in zip(row.stages, parts, strict=True):
+        told = ""
+        if "--trainer.precision" not in options:  # --half says it, or nothing
+            half = precision_of(sittings(folder)[0]) == HALF[1]
+            told = " in bfloat16" if half else " in float32"
+            given += " --half" * (half and "--half" not in given)
+        named.append((" ".join(options) or "as it is") + told)
     stages = "; then with ".join(named)
     computed = ", computed in bfloat16" if precision else ""
     return "\n".join(
@@ -285,7 +315,7 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
             f"\n## Data\n\n{row.data}",
             f"\n## Made by\n\n`python scripts/train_weights.py{given} --rows {name}`: the"
             f" recipe `configs/{row.recipe}`{begun}, {stages}. Seed 0;"
-            f" {' + '.join(map(str, counts))} steps, {took:.0f} minutes on two shared CPU cores.",
+            f" {' + '.join(map(str, counts))} steps, {took}.",
             f"\n## Measured\n\nOf the file as it is shipped{computed}.\n\n| {head} |\n{rule}",
             *lines,
             f"\n## Limits\n\n{row.limits}\n",

@@ -22,12 +22,13 @@ import yaml
 import vision
 from data.images import Picture, write_jpeg, write_png
 from data.people import RenderedPeople, collate_people
+from vision.backbones import Backbone
 from vision.body import Body, BodyModel, create
 from vision.body.camera import intrinsics, project
 from vision.body.people import People, main
 from vision.cli import infer, train
 from vision.layers.state import read_checkpoint
-from vision.mesh import MultiHMRLoss, OSXLoss
+from vision.mesh import MultiHMR, MultiHMRAnny, MultiHMRLoss, OSXLoss
 from vision.mesh.people import SHARED, MeshSpec, Truth, stand
 from vision.mesh.people import People as Recovered
 from vision.run.mesh import MeshJob, MeshPredictor
@@ -162,6 +163,19 @@ def test_a_training_begins_with_weights(model: Path, rendered: Path, tmp_path: P
     vision.load(tmp_path / "run/model.ckpt")
 
 
+def test_what_looks_around_begins_anew(tmp_path: Path) -> None:
+    """Over a net that has none of it, and scores heads nearly as that does."""
+    plain, around = (
+        MultiHMRAnny(Backbone(**BACKBONE), SIZE, dim=32, depth=1, heads=2, around=own).eval()
+        for own in (False, True)
+    )
+    begun = tmp_path / "plain.ckpt"
+    torch.save(plain.state_dict(), begun)
+    MeshTask(around, MultiHMRLoss(), start_from=str(begun))
+    image = torch.rand(1, 3, SIZE, SIZE)
+    torch.testing.assert_close(plain(image).heat, around(image).heat, atol=0.02, rtol=0)
+
+
 def test_it_begins_over_the_same_backbone_alone(model: Path) -> None:
     net = build(read_checkpoint(model)["hyper_parameters"]["net"])
     net.backbone.fingerprint = "another"
@@ -177,9 +191,6 @@ def test_a_test_says_how_far_off_the_net_is(model: Path) -> None:
 
 def test_the_truth_itself_has_no_error(rendered: Path) -> None:
     """What is true, as if a net had said it: every loss of a person is nothing, F1 is 1."""
-    from vision.backbones import Backbone
-    from vision.mesh import MultiHMR
-
     net = MultiHMR(Backbone(**BACKBONE), size=SIZE, body="anny", dim=32, heads=2, mlp=32)
     task = MeshTask(net, MultiHMRLoss())
     data = RenderedPeople(rendered, "train", SIZE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,8 +44,9 @@ def variant() -> MultiHMRAnny:
     return MultiHMRAnny(backbone(), SIZE, dim=32, depth=2, heads=2, head_dim=8)
 
 
-def with_middle() -> MultiHMRAnny:
-    return MultiHMRAnny(backbone(), SIZE, dim=32, depth=2, heads=2, head_dim=8, middle=5, mixing=1)
+def with_middle(around: bool = True) -> MultiHMRAnny:
+    own: dict[str, Any] = {"middle": 5, "mixing": 1, "around": around}
+    return MultiHMRAnny(backbone(), SIZE, dim=32, depth=2, heads=2, head_dim=8, **own)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +188,16 @@ def test_peaks_stand_out() -> None:
     assert row.tolist() == [1, 4, 0]
     assert column.tolist() == [1, 4, 3]
     assert peaks(scores, 0.3, 3, most=1)[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_mixed_patches_say_where_heads_are_if_asked(around: bool, images: Tensor) -> None:
+    net = with_middle(around).eval()
+    before = net(images, CAMERA, AT).heat
+    with torch.no_grad():
+        for parameter in net.mix.parameters():
+            parameter.mul_(3)
+    assert net(images, CAMERA, AT).heat.equal(before) != around
 
 
 def test_the_larger_of_two_in_a_cell_is_kept() -> None:

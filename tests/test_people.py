@@ -239,6 +239,27 @@ def test_what_is_written_is_read(written: Path) -> None:
 
 
 @pytest.mark.slow
+def test_several_processes_draw_the_same(written: Path, tmp_path: Path) -> None:
+    photos = str(written.parent / "photos")
+    call = ["--train", "3", "--val", "1", "--size", "64", "--backgrounds", photos]
+    assert main([str(tmp_path / "set"), *call, "--workers", "2"]) == 0
+    files = sorted(path for path in (tmp_path / "set").rglob("*") if path.is_file())
+    assert len(files) == 9
+    for path in files:
+        assert path.read_bytes() == (written / path.relative_to(tmp_path / "set")).read_bytes()
+
+
+def test_what_is_wrong_in_another_process_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["--train", "1", "--val", "0", "--size", "448", "--most", "1", "--hands", "50"]
+    far = ["--nearest", "19", "--farthest", "20", "--workers", "1"]
+    assert main([str(tmp_path), *call, *far]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: of 1000 people none shows both hands 50 pixels large")
+
+
+@pytest.mark.slow
 def test_a_batch_keeps_people_with_their_picture(written: Path) -> None:
     data = RenderedPeople(written, "train")
     items = [data[i] for i in range(3)]
@@ -315,6 +336,7 @@ def test_sets_that_cannot_be_read(written: Path, tmp_path: Path) -> None:
     [
         (["--size", "8"], "--size 8: give 64 or more"),
         (["--most", "0"], "most=0: give 1 or more"),
+        (["--workers", "-1"], "--workers -1: give 0 or more"),
         (["--hands", "40"], "hands=40.0, most=6: give no more than an eighth"),
         (["--hands", "60", "--most", "1"], "hands=60.0, most=1: give no more than an eighth"),
         (["--hands", "40", "--most", "1", "--frames", "8"], "--hands is for pictures"),

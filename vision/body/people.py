@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from data.begun import begin
 from data.images import SUFFIXES, read_rgb, show, write_jpeg
@@ -482,12 +483,14 @@ def write(
     farthest: float = 7.0,
     nearest: float = NEAREST,
     hands: float = 0,
+    workers: int = 0,
 ) -> None:
     """Write a set that `data.people` reads: counts by split of pictures, or of clips of `frames`.
 
     Picture or clip i of a split depends on the seed, the split, i and the options alone, and what
     is already there stays: a second call goes on where the first was broken off. `backgrounds` is
-    a folder of photographs to stand before, subfolders included.
+    a folder of photographs to stand before, subfolders included; `workers` are processes that draw,
+    0 draws in this one.
 
     Raises:
         ValueError: the set was begun with other options or photographs, or one is damaged.
@@ -509,14 +512,45 @@ def write(
         options["photographs"] = _digest(photos, backgrounds)
     begin(root, options)
     todo = [(split, i) for split, count in counts.items() for i in range(count)]
-    for split, index in track(todo, "drawing people", console=console, disable=len(todo) < 4):
-        name, draw = f"{index:06d}", [seed, SPLITS.index(split), index]
-        if frames is None:
-            if not (root / split / f"{name}.jpg").exists():
-                _save(root / split / name, *people.picture(draw))
-        elif not (root / split / name / f"{frames - 1:04d}.jpg").exists():
-            for frame, (image, crowd) in enumerate(zip(*people.clip(draw, frames), strict=True)):
-                _save(root / split / name / f"{frame:04d}", image, crowd)
+    drawn = DataLoader(
+        _Drawn(people, root, seed, frames, todo), batch_size=None, num_workers=workers
+    )
+    for error in track(drawn, "drawing people", len(todo), console=console, disable=len(todo) < 4):
+        if error:
+            raise ValueError(error)
+
+
+class _Drawn(Dataset[str]):
+    """Item i is drawn and written unless it is there; what is wrong, or nothing."""
+
+    def __init__(
+        self,
+        people: People,
+        root: Path,
+        seed: int,
+        frames: int | None,
+        todo: Sequence[tuple[str, int]],
+    ) -> None:
+        self.people, self.root, self.seed, self.frames, self.todo = people, root, seed, frames, todo
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def __getitem__(self, item: int) -> str:
+        split, index = self.todo[item]
+        stem = self.root / split / f"{index:06d}"
+        draw = [self.seed, SPLITS.index(split), index]
+        try:
+            if self.frames is None:
+                if not stem.with_suffix(".jpg").exists():
+                    _save(stem, *self.people.picture(draw))
+            elif not (stem / f"{self.frames - 1:04d}.jpg").exists():
+                clip = zip(*self.people.clip(draw, self.frames), strict=True)
+                for frame, (image, crowd) in enumerate(clip):
+                    _save(stem / f"{frame:04d}", image, crowd)
+        except ValueError as error:  # in one line also out of another process
+            return str(error)
+        return ""
 
 
 def _find_photographs(folder: Path, out: Path) -> list[Path]:
@@ -589,7 +623,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="only people whose hands both show, N pixels or more (0: any)",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that draw (0: this one alone)",
+    )
     given = parser.parse_args(arguments)
+    if given.workers < 0:
+        parser.error(f"--workers {given.workers}: give 0 or more")
     if given.hands and given.frames is not None:
         parser.error("--hands is for pictures, not for clips; leave out --frames or --hands")
     if given.frames is not None and given.frames < 1:
@@ -609,6 +652,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.farthest,
             given.nearest,
             given.hands,
+            given.workers,
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

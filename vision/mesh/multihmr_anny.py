@@ -55,6 +55,8 @@ class MultiHMRAnny(OneShot):
             which say what is there, than by those of its middle.
         mixing: blocks of ConvNeXt over the patches before people are decoded. Ours: a patch of a
             head then knows the body below it, which attention alone learns to find slowly.
+        around: whether these mixed patches help to tell where heads are. Ours: the token of a patch
+            alone does not say which of the patches of a head is the one that counts.
 
     Raises:
         ValueError: a size that is no multiple of the patch; no such body.
@@ -78,6 +80,7 @@ class MultiHMRAnny(OneShot):
         body: Literal["anny", "anny_makehuman"] = "anny",
         middle: int | None = None,
         mixing: int = 0,
+        around: bool = False,
     ) -> None:
         backbone = backbone or Backbone("vit_small_patch14_dinov2", weights="none", frozen=False)
         super().__init__(backbone, size, body, tuple(joints), middle)
@@ -87,6 +90,7 @@ class MultiHMRAnny(OneShot):
         self.to_token = nn.Linear(width + backbone.width(self.middle), dim)
         mix = (ConvNeXtBlock(dim, mlp_ratio=2, ls_init_value=0.1) for _ in range(mixing))
         self.mix = nn.Sequential(*mix)
+        self.around = two_layers(dim, dim, 1) if around else None
         self.decoder = Decoder(dim, dim, depth, heads, head_dim, 4 * dim)
         self.offset, self.dist = two_layers(dim, dim, 2), two_layers(dim, dim, 1)
         self.pose = two_layers(dim, dim, 6 * len(self.spec.joints))
@@ -95,6 +99,8 @@ class MultiHMRAnny(OneShot):
         # Somebody 4 m away, seen with 60°; ours.
         begin(self.dist, math.log(size / 2 / math.tan(math.radians(FOV) / 2) / 4), std=0.002)
         begin(self.fov, -math.log(180 / FOV - 1))
+        if self.around is not None:
+            begin(self.around, std=0.002)
         self.register_buffer("places", sines(dim, self.grid), persistent=False)
         self.register_buffer("mean_pose", standing(len(self.spec.joints), order))
 
@@ -110,12 +116,14 @@ class MultiHMRAnny(OneShot):
     ) -> Seen:
         """As of `MultiHMR`; without a camera, the one that it finds."""
         cls, patches, heat = self.see(images)
+        tokens = self.to_token(patches.movedim(1, -1)) + self.places  # B×g×g×D
+        tokens = self.mix(tokens.movedim(-1, 1)).movedim(1, -1)
+        if self.around is not None:
+            heat = heat + self.around(tokens)[..., 0]
         at, score = self.cells(heat, at, threshold)
         fov = math.pi * self.fov(cls)[:, 0].sigmoid()
         if camera is None:
             camera = self.found_camera(fov)
-        tokens = self.to_token(patches.movedim(1, -1)) + self.places  # B×g×g×D
-        tokens = self.mix(tokens.movedim(-1, 1)).movedim(1, -1)
         out = self.decoder(tokens[at], tokens.movedim(-1, 1), at)
         with exact(out.device):  # it begins at log 100 or so, where bfloat16 knows distances to 3%
             offset, depth = self.offset(out.float()), self.dist(out.float())[:, 0]
