@@ -64,8 +64,7 @@ def minutes(run: Path) -> float:
     """That its sittings took: each to its end, or to its last checkpoint."""
     took = 0.0
     for folder in sittings(run):
-        ends = [*folder.glob("last.ckpt"), *folder.glob("model.ckpt")]
-        took += max(end.stat().st_mtime for end in ends)
+        took += max(end.stat().st_mtime for end in _ends(folder))
         took -= (folder / "config.yaml").stat().st_mtime
     return took / 60
 
@@ -73,7 +72,12 @@ def minutes(run: Path) -> float:
 def sittings(run: Path) -> list[Path]:
     """The folders of a training that came to a checkpoint."""
     folders = (run / str(number) for number in itertools.count(1))
-    return [*itertools.takewhile(lambda folder: (folder / "last.ckpt").exists(), folders)]
+    return [*itertools.takewhile(lambda folder: bool(_ends(folder)), folders)]
+
+
+def _ends(sitting: Path) -> list[Path]:
+    """Its last checkpoint and its net; a sitting that the clock ends may have the latter alone."""
+    return [*sitting.glob("last.ckpt"), *sitting.glob("model.ckpt")]
 
 
 def curve(run: Path, column: str) -> tuple[list[float], list[float]]:

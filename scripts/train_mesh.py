@@ -30,7 +30,7 @@ OFTEN = ["--val", "100", "--test", "150", "--most", "3", "--farthest", "3.5"]
 SETS = {
     "people": ["--train", "6000", *OFTEN, "--size", "224"],
     "more_people": ["--train", "9000", *OFTEN, "--size", "224"],
-    # The first of the same people, in pictures of twice the size; and others.
+    # The first of these people, but for the few who have to be drawn anew at this size; and others.
     "large": ["--train", "4478", *OFTEN, "--size", "448"],
     "large_others": ["--train", "1600", *OFTEN, "--size", "448", "--seed", "1"],
     "clips": ["--train", "600", "--val", "40", "--test", "60", "--size", "224", "--most", "3",
@@ -91,10 +91,12 @@ def main() -> None:
 
 
 def generated(kind: str, runs: Path, learn: bool = True) -> Path:
-    """The folder of a set of people, whole, or but for those to learn from."""
+    """The folder of a set of people, whole, or only those to test on."""
     root = runs / kind
-    options = [*SETS[kind], "--workers", str(os.cpu_count() or 1)]
-    if people.main([str(root), *options, *([] if learn else ["--train", "0"])]):
+    own = hasattr(os, "sched_getaffinity")  # a container may have fewer cores than its machine
+    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
+    few = [] if learn else ["--train", "0", "--val", "0"]
+    if people.main([str(root), *SETS[kind], *few, "--workers", str(cores)]):
         raise SystemExit(f"{root}: the pictures are not whole; call again to go on")
     return root
 

@@ -7,10 +7,11 @@ A row is one or more trainings by a recipe, each from where the one before ended
 from weights that are shipped already. The net of the last goes into
 vision/weights/<row>.safetensors in float16, and so rounded it is measured; the figures and what
 made them go into the card beside it, <row>.md. A finished training is not repeated, and one that
-was broken off goes on from its last checkpoint. Seeds are the recipes'. People are generated first,
-into runs/mesh as by `scripts/train_mesh.py`, and slices into runs/slices. With --half trainings and
-tests are in bfloat16, which takes a third off a step of HAT on CPUs that multiply in it, and many
-times as long on others.
+was broken off goes on from its last checkpoint. Seeds are the recipes'. People that a training
+needs are generated before it, into runs/mesh as by `scripts/train_mesh.py`, and slices into
+runs/slices. The third training of `multihmr_s_anny` takes a GPU and ends by the clock. With --half
+trainings and tests are in bfloat16, which takes a third off a step of HAT on CPUs that multiply in
+it, and many times as long on others.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Row:
         start: the shipped weights that the first one begins with.
         made: the sets that are generated, "slices" or of `train_mesh.SETS`: for each of its
             trainings, the last for all that follow; or it learns from photographs.
-        held_out: of which of them the tests are.
-        elsewhere: its trainings, from 1, that ran on another machine than two shared CPU cores.
+        held_out: which of them has the tests, if not the first.
+        gpu: its trainings, counted from 1, that take a GPU, and their recipes.
         tests: options of each test, by what is measured.
         figures: which figures of a test stand in the card.
         data: what it learned from, and whose that is.
@@ -71,8 +72,8 @@ class Row:
     stages: tuple[Options, ...] = ([],)
     start: str | None = None
     made: tuple[str, ...] = ()
-    held_out: int = 0
-    elsewhere: Mapping[int, str] = field(default_factory=dict)
+    held_out: str | None = None
+    gpu: Mapping[int, str] = field(default_factory=dict)
     tests: Mapping[str, Options] = field(default_factory=dict)
     figures: tuple[str, ...] = ("psnr_of_input", "psnr", "ssim_of_input", "ssim")
 
@@ -110,12 +111,7 @@ FOURFOLD = ["--model.net.init_args.scale", "4", f"{DEGRADED}.init_args.scale", "
 HALF = ["--trainer.precision", "bf16-mixed"]
 LAST = steps(1200, "1.0e-4")
 LARGE = ["--model.net.init_args.size", "448", "--trainer.precision", "bf16-mixed"]
-ON_A_GPU = (
-    *("--data.batch_size", "64", "--data.workers", "15", "--data.augment", "true"),
-    *("--model.features", "null", "--trainer.max_time", "00:00:05:55"),
-)
-AROUND = ["--model.net.init_args.around", "true"]
-RARELY = ["--trainer.check_val_every_n_epoch"]
+AROUND = ["--model.net.init_args.around", "true", "--trainer.check_val_every_n_epoch", "3"]
 SLICES = {"train": 400, "val": 20, "test": 40}
 ROWS = {
     "hat_light_x2": Row(
@@ -184,20 +180,20 @@ ROWS = {
         "recovers the people of pictures as Anny bodies",
         "mesh/multihmr_light.yaml",
         NOBODY
-        + " The first training saw 6,000 pictures, the second these and 3,000 more, the third"
-        " the first 4,478 of them at twice the size, the last 1,600 others at this size. The third"
-        " had six minutes of a GPU, in which it came to step 1,446 of 2,300.",
+        + " The first training saw 6,000 pictures, the second these and 3,000 more, the third 4,478"
+        " of such people at twice the size, the last 1,600 others (seed 1) at this size. The third"
+        " had six minutes of an H200, in which it came to step 1,446 of 2,300.",
         UNTUNED,
         stages=(
             [],
             steps(3000, "2.0e-4"),
-            [*LARGE, *ON_A_GPU, *RARELY, "15", *steps(2300, "4.0e-4")],
-            [*LARGE, *AROUND, *RARELY, "3", *steps(2000, "2.0e-4")],
+            ["--trainer.max_time", "00:00:05:55"],
+            [*LARGE, *AROUND, *steps(2000, "2.0e-4")],
         ),
         made=("people", "more_people", "large", "large_others"),
-        held_out=2,
-        elsewhere={3: "one H200"},
-        tests={"150 generated pictures": [*LARGE[:2], *AROUND]},
+        held_out="large",
+        gpu={3: "mesh/multihmr_gpu.yaml"},
+        tests={"150 generated pictures": []},
         figures=PEOPLE,
     ),
     "coordformer": Row(
@@ -220,7 +216,7 @@ def main() -> None:
         precision = HALF if arguments.half else []
         last = learned(name, row, arguments, precision)
         rounded = arguments.runs / name / "rounded.safetensors"
-        held_out = lessons(row, row.held_out, arguments, learn=False)
+        held_out = lessons(row, row.held_out or next(iter(row.made), None), arguments, learn=False)
         found = shipped(row, held_out, last, rounded, precision)
         page = card(name, row, rounded, found, precision)
         (FOLDER / f"{name}.md").write_text(page)
@@ -231,17 +227,15 @@ def main() -> None:
     Console(width=130).print(table)
 
 
-def lessons(row: Row, number: int, arguments: argparse.Namespace, learn: bool = True) -> Path:
-    """The folder of one of its sets; what is generated is written first, without `learn` but for
-    what is learned from."""
-    if not row.made:
+def lessons(row: Row, made: str | None, arguments: argparse.Namespace, learn: bool = True) -> Path:
+    """The folder of a set; what is generated is written first, without `learn` only the tests."""
+    if made is None:
         if arguments.set5 is None:
             raise SystemExit(f"{row.recipe} learns from photographs; say BSDS500 and SET5/HR")
         return laid_out(Path(row.recipe).stem, arguments)
-    made = row.made[min(number, len(row.made) - 1)]
     if made == "slices":
         root = Path("runs/slices")
-        phantoms.write(root, SLICES)
+        phantoms.write(root, SLICES if learn else {"test": SLICES["test"]})
         return root
     return generated(made, Path("runs/mesh"), learn)
 
@@ -249,20 +243,24 @@ def lessons(row: Row, number: int, arguments: argparse.Namespace, learn: bool = 
 def learned(name: str, row: Row, arguments: argparse.Namespace, precision: Options) -> Path:
     """The checkpoint of the last training of a row; `precision`: options of the trainer."""
     start = None if row.start is None else FOLDER / f"{row.start}.safetensors"
-    for number, options in enumerate(row.stages):
-        run = arguments.runs / name / str(number + 1)
+    runs = [arguments.runs / name / str(number) for number, _ in enumerate(row.stages, 1)]
+    for number in row.gpu:
+        if finished(runs[number - 1]) is None and not torch.cuda.is_available():
+            raise SystemExit(
+                f"{name}: training {number} takes a GPU, and none is here; run the script where one"
+                " is, or leave the row out"
+            )
+    for number, (options, run) in enumerate(zip(row.stages, runs, strict=True), 1):
         done = finished(run)
         if done is None:
-            root = lessons(row, number, arguments)
+            made = row.made[min(number, len(row.made)) - 1] if row.made else None
             begins = [] if start is None else ["--model.start_from", str(start)]
-            done = trained(config(row), root, run, [*options, *precision, *begins])
+            recipe = vision.configs() / row.gpu.get(number, row.recipe)
+            given = [*options, *precision, *begins]
+            done = trained(recipe, lessons(row, made, arguments), run, given)
         start = done / "model.ckpt"
     assert start is not None
     return start
-
-
-def config(row: Row) -> Path:
-    return vision.configs() / row.recipe
 
 
 def shipped(row: Row, root: Path, model: Path, target: Path, precision: Options) -> dict[str, Any]:
@@ -276,36 +274,40 @@ def shipped(row: Row, root: Path, model: Path, target: Path, precision: Options)
         folder = model.parent / (re.sub(r"\W+", "_", label) + "_half" * bool(precision))
         folder.mkdir(exist_ok=True)
         torch.save({**checkpoint, "state_dict": rounded}, folder / "model.ckpt")
-        call = ["--config", str(config(row)), "--data.root", str(root), *options, *precision]
+        call = [
+            "--config",
+            str(vision.configs() / row.recipe),
+            "--data.root",
+            str(root),
+            *options,
+            *precision,
+        ]
         found[label] = tested([*call, "--trainer.default_root_dir", str(folder)], folder)
     return found
 
 
 def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision: Options) -> str:
     """The page beside the file, which lies beside the trainings that made it."""
-    parts = sorted(folder for folder in target.parent.iterdir() if folder.name.isdigit())
-    own = [f for f in parts if int(f.name) not in row.elsewhere]
-    took = f"{sum(minutes(f) for f in own):.0f} minutes on two shared CPU cores"
-    for number, machine in row.elsewhere.items():
-        took += f", and {minutes(parts[number - 1]):.0f} of training {number} on {machine}"
-    counts = [
-        read_checkpoint(sittings(folder)[-1] / "model.ckpt")["global_step"] for folder in parts
-    ]
+    counts, named, took, halves = [], [], {False: 0.0, True: 0.0}, []
+    for number, options in enumerate(row.stages, 1):
+        run = target.parent / str(number)
+        counts.append(str(read_checkpoint(sittings(run)[-1] / "model.ckpt")["global_step"]))
+        took[number in row.gpu] += minutes(run)
+        half = precision_of(sittings(run)[0]) == HALF[1]
+        halves.append(half and number not in row.gpu and HALF[0] not in options)
+        by = f"`configs/{row.gpu[number]}` " if number in row.gpu else ""
+        told = " ".join(options) or "as it is"
+        named.append(f"{by}{told} in {'bfloat16' if half else 'float32'}")
+    spent = f"{took[False]:.0f} minutes on two shared CPU cores"
+    spent += f" and {took[True]:.0f} on a GPU" if row.gpu else ""
     size, head = target.stat().st_size / 1e6, " | ".join(("measured on", *row.figures))
     lines = [
         f"| {label} | " + " | ".join(f"{figures[n]:.5g}" for n in row.figures) + " |"
         for label, figures in found.items()
     ]
     rule = "|---" * (1 + len(row.figures)) + "|"
+    given = ("" if row.made else " BSDS500 SET5/HR") + (" --half" if any(halves) else "")
     begun = f", begun with {row.start}" if row.start else ""
-    named, given = [], "" if row.made else " BSDS500 SET5/HR"
-    for options, folder in zip(row.stages, parts, strict=True):
-        told = ""
-        if "--trainer.precision" not in options:  # --half says it, or nothing
-            half = precision_of(sittings(folder)[0]) == HALF[1]
-            told = " in bfloat16" if half else " in float32"
-            given += " --half" * (half and "--half" not in given)
-        named.append((" ".join(options) or "as it is") + told)
     stages = "; then with ".join(named)
     computed = ", computed in bfloat16" if precision else ""
     return "\n".join(
@@ -315,7 +317,7 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
             f"\n## Data\n\n{row.data}",
             f"\n## Made by\n\n`python scripts/train_weights.py{given} --rows {name}`: the"
             f" recipe `configs/{row.recipe}`{begun}, {stages}. Seed 0;"
-            f" {' + '.join(map(str, counts))} steps, {took}.",
+            f" {' + '.join(counts)} steps, {spent}.",
             f"\n## Measured\n\nOf the file as it is shipped{computed}.\n\n| {head} |\n{rule}",
             *lines,
             f"\n## Limits\n\n{row.limits}\n",

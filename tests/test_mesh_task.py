@@ -174,6 +174,9 @@ def test_what_looks_around_begins_anew(tmp_path: Path) -> None:
     MeshTask(around, MultiHMRLoss(), start_from=str(begun))
     image = torch.rand(1, 3, SIZE, SIZE)
     torch.testing.assert_close(plain(image).heat, around(image).heat, atol=0.02, rtol=0)
+    torch.save(around.state_dict(), begun)
+    with pytest.raises(ValueError, match=r"surplus: around\.0\.bias"):
+        MeshTask(plain, MultiHMRLoss(), start_from=str(begun))
 
 
 def test_it_begins_over_the_same_backbone_alone(model: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +249,26 @@ def test_several_processes_draw_the_same(written: Path, tmp_path: Path) -> None:
     assert len(files) == 9
     for path in files:
         assert path.read_bytes() == (written / path.relative_to(tmp_path / "set")).read_bytes()
+
+
+def test_another_process_can_be_given_who_draws(people: People) -> None:
+    """Where processes do not share memory from the start, as on macOS."""
+    faces = people.faces.copy()
+    copy = pickle.loads(bytes(ForkingPickler.dumps(people)))
+    np.testing.assert_array_equal(copy.faces, faces)
+    np.testing.assert_array_equal(people.faces, faces)
+    np.testing.assert_array_equal(copy.picture(3)[0], people.picture(3)[0])
+
+
+def test_a_file_in_the_way_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train").touch()
+    call = [str(tmp_path), "--train", "1", "--val", "0", "--size", "64"]
+    assert main([*call, "--workers", "1"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "train" in said[0]
 
 
 def test_what_is_wrong_in_another_process_is_said_in_a_line(

@@ -137,7 +137,8 @@ class People:
         self.rest = still.vertices[0].numpy()
         self.eye = still.joints[0, self.body.joint("left_eye_smplhf")].numpy()
         self.eyeballs = np.array([self.body.bone_names[b].startswith("eye") for b in bones])
-        self.faces = self.body.faces.numpy()
+        # Its own memory: torch moves that of a tensor when a process is given it.
+        self.faces = self.body.faces.numpy().copy()
 
     def picture(self, seed: Sequence[int] | int) -> tuple[np.ndarray, Crowd]:
         """A picture, uint8 H×W×3 RGB, and what is true of it; the same for the same seed.
@@ -511,44 +512,55 @@ def write(
     if backgrounds:
         options["photographs"] = _digest(photos, backgrounds)
     begin(root, options)
-    todo = [(split, i) for split, count in counts.items() for i in range(count)]
-    drawn = DataLoader(
-        _Drawn(people, root, seed, frames, todo), batch_size=None, num_workers=workers
-    )
-    for error in track(drawn, "drawing people", len(todo), console=console, disable=len(todo) < 4):
-        if error:
-            raise ValueError(error)
+    drawn = _Drawn(people, root, seed, frames)
+    drawn.todo = [
+        (split, i)
+        for split, count in counts.items()
+        for i in range(count)
+        if not drawn.last(split, i).exists()
+    ]
+    count, threads = len(drawn), torch.get_num_threads()
+    torch.set_num_threads(1)  # as in other processes: with more, the last digits differ
+    try:
+        errors = DataLoader(drawn, batch_size=None, num_workers=min(workers, count))
+        for error in track(errors, "drawing people", count, console=console, disable=count < 4):
+            if error:
+                raise ValueError(error)
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Drawn(Dataset[str]):
-    """Item i is drawn and written unless it is there; what is wrong, or nothing."""
+    """Draws and writes item i of what is to do; gives what is wrong, or nothing."""
 
-    def __init__(
-        self,
-        people: People,
-        root: Path,
-        seed: int,
-        frames: int | None,
-        todo: Sequence[tuple[str, int]],
-    ) -> None:
-        self.people, self.root, self.seed, self.frames, self.todo = people, root, seed, frames, todo
+    def __init__(self, people: People, root: Path, seed: int, frames: int | None) -> None:
+        self.people, self.root, self.seed, self.frames = people, root, seed, frames
+        self.todo: list[tuple[str, int]] = []
+
+    def last(self, split: str, index: int) -> Path:
+        """The file of a picture or clip that is written last."""
+        stem = self.root / split / f"{index:06d}"
+        if self.frames is None:
+            return stem.with_suffix(".jpg")
+        return stem / f"{self.frames - 1:04d}.jpg"
 
     def __len__(self) -> int:
         return len(self.todo)
 
     def __getitem__(self, item: int) -> str:
         split, index = self.todo[item]
-        stem = self.root / split / f"{index:06d}"
-        draw = [self.seed, SPLITS.index(split), index]
+        draw, last = [self.seed, SPLITS.index(split), index], self.last(split, index)
         try:
             if self.frames is None:
-                if not stem.with_suffix(".jpg").exists():
-                    _save(stem, *self.people.picture(draw))
-            elif not (stem / f"{self.frames - 1:04d}.jpg").exists():
+                _save(last.with_suffix(""), *self.people.picture(draw))
+            else:
                 clip = zip(*self.people.clip(draw, self.frames), strict=True)
                 for frame, (image, crowd) in enumerate(clip):
-                    _save(stem / f"{frame:04d}", image, crowd)
-        except ValueError as error:  # in one line also out of another process
+                    _save(last.with_name(f"{frame:04d}"), image, crowd)
+        except (
+            ValueError,
+            OSError,
+        ) as error:  # a line, where another process would add a traceback
             return str(error)
         return ""
 

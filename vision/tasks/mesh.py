@@ -120,7 +120,8 @@ class MeshTask(LightningModule):
             for backbone in backbones:
                 backbone.remember(Path(features))
         if start_from is not None:
-            fill_from(net, Path(start_from), anew=("around.",))
+            looks = getattr(net, "around", None) is not None
+            fill_from(net, Path(start_from), anew=("around.",) if looks else ())
             check_backbones(self, {"backbones": {}} | read_checkpoint(Path(start_from)))
 
     # ---- training
