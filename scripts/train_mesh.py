@@ -33,6 +33,7 @@ SETS = {
     # The first of these people, but for the few who have to be drawn anew at this size; and others.
     "large": ["--train", "4478", *OFTEN, "--size", "448"],
     "large_others": ["--train", "1600", *OFTEN, "--size", "448", "--seed", "1"],
+    "more_others": ["--train", "3200", *OFTEN, "--size", "448", "--seed", "1"],
     "clips": ["--train", "600", "--val", "40", "--test", "60", "--size", "224", "--most", "3",
               "--farthest", "3.5", "--frames", "8"],
     "near": ["--train", "3000", "--val", "100", "--test", "200", "--size", "448", "--most", "1",

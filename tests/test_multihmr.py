@@ -200,20 +200,6 @@ def test_mixed_patches_say_where_heads_are_if_asked(around: bool, images: Tensor
     assert net(images, CAMERA, AT).heat.equal(before) != around
 
 
-@pytest.mark.parametrize(
-    ("edge", "cells", "whose"),
-    [(False, [(3, 3)], [1]), (True, [(0, 2), (3, 3), (6, 6)], [0, 1, 2])],
-)
-def test_whoever_has_the_head_outside_belongs_to_the_edge_if_asked(
-    edge: bool, cells: list[tuple[int, int]], whose: list[int]
-) -> None:
-    net = MultiHMRAnny(backbone(), SIZE, dim=32, depth=1, heads=2, edge=edge)
-    anchor = torch.tensor([[40.0, -90], [50, 50], [400, 112]])
-    at, kept = net.assign(torch.zeros(3, dtype=torch.long), anchor, torch.ones(3, 4))
-    assert [*zip(at[1].tolist(), at[2].tolist(), strict=True)] == cells
-    assert kept.tolist() == whose
-
-
 def test_the_larger_of_two_in_a_cell_is_kept() -> None:
     picture = torch.tensor([0, 0, 1, 1])
     anchor = torch.tensor([[17.0, 3], [20, 5], [20, 5], [-1, 5]])

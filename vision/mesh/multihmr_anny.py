@@ -57,9 +57,6 @@ class MultiHMRAnny(OneShot):
             head then knows the body below it, which attention alone learns to find slowly.
         around: whether these mixed patches help to tell where heads are. Ours: the token of a patch
             alone does not say which of the patches of a head is the one that counts.
-        edge: whether somebody whose head is outside of the picture is learned from the patch of the
-            edge that is nearest to it, and not left out. Ours: of those who come close to the
-            camera most of the body may show, and no head.
 
     Raises:
         ValueError: a size that is no multiple of the patch; no such body.
@@ -84,12 +81,10 @@ class MultiHMRAnny(OneShot):
         middle: int | None = None,
         mixing: int = 0,
         around: bool = False,
-        edge: bool = False,
     ) -> None:
         backbone = backbone or Backbone("vit_small_patch14_dinov2", weights="none", frozen=False)
         super().__init__(backbone, size, body, tuple(joints), middle)
         self.order: Order = order
-        self.edge = edge
         width = backbone.channels[-1]
         self.fov = two_layers(width, width, 1)
         self.to_token = nn.Linear(width + backbone.width(self.middle), dim)
@@ -141,11 +136,6 @@ class MultiHMRAnny(OneShot):
         place = unproject(self.head(at, offset)[:, None], far[:, None], own)[:, 0]
         people = People(at[0], score, rotations, self.shape(out).sigmoid(), place)
         return Seen(people, heat, at, offset, depth, camera, fov)
-
-    def assign(self, picture: Tensor, anchor: Tensor, box: Tensor) -> tuple[Cells, Tensor]:
-        """As of `MultiHMR`; with `edge` nobody is left out for where the head is."""
-        anchor = anchor.clamp(0, self.size - 1) if self.edge else anchor
-        return super().assign(picture, anchor, box)
 
     def found_camera(self, fov: Tensor) -> Tensor:
         """B angles → B×3×3 intrinsics, of a camera that looks at the middle."""
