@@ -67,7 +67,7 @@ def inspected() -> tuple[U8, U8]:
 
 
 def recovered() -> tuple[U8, U8]:
-    image, _ = People(448, 448, most=3, farthest=3.5).picture([0, 2, 0])
+    image, _ = People(448, 448, most=3, farthest=3.5).picture([0, 2, 2])
     recover: Any = vision.load("multihmr_s_anny")
     found = recover(image)
     faces = recover.body.faces.cpu().numpy()
