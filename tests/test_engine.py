@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -370,6 +371,8 @@ def test_interrupt_leaves_a_manifest_to_go_on_from() -> None:
     class Impatient(FakePredictor):
         def predict(self, images):
             if len(self.batches) == 2:
+                while len([*Path("out").rglob("*.map.png")]) < 4:  # what waits would be left out
+                    time.sleep(0.01)
                 raise KeyboardInterrupt
             return super().predict(images)
 
