@@ -110,8 +110,10 @@ SIMULATED = (
 FOURFOLD = ["--model.net.init_args.scale", "4", f"{DEGRADED}.init_args.scale", "4"]
 HALF = ["--trainer.precision", "bf16-mixed"]
 LAST = steps(1200, "1.0e-4")
-LARGE = ["--model.net.init_args.size", "448", "--trainer.precision", "bf16-mixed"]
-AROUND = ["--model.net.init_args.around", "true", "--trainer.check_val_every_n_epoch", "3"]
+AT_448 = [
+    *("--model.net.init_args.size", "448", *HALF, "--model.net.init_args.around", "true"),
+    *("--trainer.check_val_every_n_epoch", "3", *steps(2000, "2.0e-4")),
+]
 SLICES = {"train": 400, "val": 20, "test": 40}
 ROWS = {
     "hat_light_x2": Row(
@@ -189,8 +191,8 @@ ROWS = {
             [],
             steps(3000, "2.0e-4"),
             ["--trainer.max_time", "00:00:05:55"],
-            [*LARGE, *AROUND, *steps(2000, "2.0e-4")],
-            [*LARGE, *AROUND, *steps(2000, "2.0e-4")],
+            AT_448,
+            AT_448,
         ),
         made=("people", "more_people", "large", "large_others", "more_others"),
         held_out="large",
@@ -245,7 +247,7 @@ def lessons(row: Row, made: str | None, arguments: argparse.Namespace, learn: bo
 def learned(name: str, row: Row, arguments: argparse.Namespace, precision: Options) -> Path:
     """The checkpoint of the last training of a row; `precision`: options of the trainer."""
     start = None if row.start is None else FOLDER / f"{row.start}.safetensors"
-    runs = [arguments.runs / name / str(number) for number, _ in enumerate(row.stages, 1)]
+    runs = [arguments.runs / name / str(number) for number in range(1, len(row.stages) + 1)]
     for number in row.gpu:
         if finished(runs[number - 1]) is None and not torch.cuda.is_available():
             raise SystemExit(

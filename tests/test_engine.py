@@ -371,7 +371,9 @@ def test_interrupt_leaves_a_manifest_to_go_on_from() -> None:
     class Impatient(FakePredictor):
         def predict(self, images):
             if len(self.batches) == 2:
-                while len([*Path("out").rglob("*.map.png")]) < 4:  # what waits would be left out
+                end = time.monotonic() + 30
+                # What waits to be written would be left out.
+                while len([*Path("out").rglob("*.map.png")]) < 4 and time.monotonic() < end:
                     time.sleep(0.01)
                 raise KeyboardInterrupt
             return super().predict(images)

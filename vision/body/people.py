@@ -512,13 +512,7 @@ def write(
     if backgrounds:
         options["photographs"] = _digest(photos, backgrounds)
     begin(root, options)
-    drawn = _Drawn(people, root, seed, frames)
-    drawn.todo = [
-        (split, i)
-        for split, count in counts.items()
-        for i in range(count)
-        if not drawn.last(split, i).exists()
-    ]
+    drawn = _Drawn(people, root, seed, frames, counts)
     count, threads = len(drawn), torch.get_num_threads()
     torch.set_num_threads(1)  # as in other processes: with more, the last digits differ
     try:
@@ -531,11 +525,14 @@ def write(
 
 
 class _Drawn(Dataset[str]):
-    """Draws and writes item i of what is to do; gives what is wrong, or nothing."""
+    """Draws and writes item i of what is not there yet; gives what is wrong, or nothing."""
 
-    def __init__(self, people: People, root: Path, seed: int, frames: int | None) -> None:
+    def __init__(
+        self, people: People, root: Path, seed: int, frames: int | None, counts: dict[str, int]
+    ) -> None:
         self.people, self.root, self.seed, self.frames = people, root, seed, frames
-        self.todo: list[tuple[str, int]] = []
+        whole = [(split, i) for split, count in counts.items() for i in range(count)]
+        self.todo = [(split, i) for split, i in whole if not self.last(split, i).exists()]
 
     def last(self, split: str, index: int) -> Path:
         """The file of a picture or clip that is written last."""
@@ -557,10 +554,8 @@ class _Drawn(Dataset[str]):
                 clip = zip(*self.people.clip(draw, self.frames), strict=True)
                 for frame, (image, crowd) in enumerate(clip):
                     _save(last.with_name(f"{frame:04d}"), image, crowd)
-        except (
-            ValueError,
-            OSError,
-        ) as error:  # a line, where another process would add a traceback
+        # Told and not raised: another process would add a traceback to the line.
+        except (ValueError, OSError) as error:
             return str(error)
         return ""
 
