@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from sittings import finished, minutes, precision_of, sittings, trained
 from train_light import asked, laid_out
-from train_mesh import generated
+from train_mesh import NOBODY_THERE, generated
 
 import vision
 from data import phantoms
@@ -58,6 +58,7 @@ class Row:
         made: the sets that are generated, "slices" or of `train_mesh.SETS`: for each of its
             trainings, the last for all that follow; or it learns from photographs.
         held_out: which of them has the tests, if not the first.
+        beside: by the number of a training, counted from 1, a set that it learns from, too.
         gpu: its trainings, counted from 1, that take a GPU, and their recipes.
         tests: options of each test, by what is measured.
         figures: which figures of a test stand in the card.
@@ -73,6 +74,7 @@ class Row:
     start: str | None = None
     made: tuple[str, ...] = ()
     held_out: str | None = None
+    beside: Mapping[int, str] = field(default_factory=dict)
     gpu: Mapping[int, str] = field(default_factory=dict)
     tests: Mapping[str, Options] = field(default_factory=dict)
     figures: tuple[str, ...] = ("psnr_of_input", "psnr", "ssim_of_input", "ssim")
@@ -237,11 +239,27 @@ def lessons(row: Row, made: str | None, arguments: argparse.Namespace, learn: bo
         if arguments.set5 is None:
             raise SystemExit(f"{row.recipe} learns from photographs; say BSDS500 and SET5/HR")
         return laid_out(Path(row.recipe).stem, arguments)
+    if made == "natural":
+        without_people(arguments)
     if made == "slices":
         root = Path("runs/slices")
         phantoms.write(root, SLICES if learn else {"test": SLICES["test"]})
         return root
     return generated(made, Path("runs/mesh"), learn)
+
+
+def without_people(arguments: argparse.Namespace) -> None:
+    """Links to the photographs that people stand before, those of scripts/nobody.txt."""
+    if arguments.bsds500 is None:
+        raise SystemExit("natural people stand before photographs; say BSDS500 and SET5/HR")
+    NOBODY_THERE.mkdir(parents=True, exist_ok=True)
+    for stem in Path(__file__).with_name("nobody.txt").read_text().split():
+        found = [*arguments.bsds500.glob(f"t*/{stem}.jpg")]
+        if not found:
+            raise SystemExit(f"{arguments.bsds500}: no {stem}.jpg in train/ or test/")
+        link = NOBODY_THERE / found[0].name
+        if not link.exists():
+            link.symlink_to(found[0].resolve())
 
 
 def learned(name: str, row: Row, arguments: argparse.Namespace, precision: Options) -> Path:
@@ -261,6 +279,8 @@ def learned(name: str, row: Row, arguments: argparse.Namespace, precision: Optio
             begins = [] if start is None else ["--model.start_from", str(start)]
             recipe = vision.configs() / row.gpu.get(number, row.recipe)
             given = [*options, *precision, *begins]
+            if number in row.beside:
+                given += ["--data.also", f"[{lessons(row, row.beside[number], arguments)}]"]
             done = trained(recipe, lessons(row, made, arguments), run, given)
         start = done / "model.ckpt"
     assert start is not None
@@ -310,7 +330,9 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
         for label, figures in found.items()
     ]
     rule = "|---" * (1 + len(row.figures)) + "|"
-    given = ("" if row.made else " BSDS500 SET5/HR") + (" --half" if any(halves) else "")
+    given = ("" if row.made and not row.beside else " BSDS500 SET5/HR") + (
+        " --half" if any(halves) else ""
+    )
     begun = f", begun with {row.start}" if row.start else ""
     stages = "; then with ".join(named)
     computed = ", computed in bfloat16" if precision else ""

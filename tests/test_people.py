@@ -17,6 +17,7 @@ from data.people import FIELDS, RenderedClips, RenderedPeople, collate_people
 from vision.body.camera import project
 from vision.body.people import VISIBLE, Crowd, People, _photograph, _View, main
 from vision.body.poses import draw_pose
+from vision.tasks.people import PeopleData
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,46 @@ def test_the_seed_says_everything(people: People, drawn: list[tuple[np.ndarray, 
     for one, other in zip(crowd, drawn[3][1], strict=True):
         np.testing.assert_array_equal(one, other)
     assert (image != drawn[2][0]).any()
+
+
+@pytest.mark.parametrize("before_photographs", [False, True])
+def test_natural_people_are_drawn_by_the_seed_and_stand_off_their_bodies(
+    tmp_path: Path, before_photographs: bool
+) -> None:
+    """What is true of them is of the body; what shows is the clothes around it."""
+    photo = tmp_path / "a.png"
+    write_png(photo, np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
+    behind = [photo] if before_photographs else []
+    natural = People(96, 128, most=1, occluders=0, backgrounds=behind, natural=True)
+    image, crowd = natural.picture([1, 2])
+    again, same = People(96, 128, 1, behind, occluders=0, natural=True).picture([1, 2])
+    np.testing.assert_array_equal(image, again)
+    np.testing.assert_array_equal(crowd.joints, same.joints)
+    thicker = 0
+    for seed in range(6):
+        _, crowd = natural.picture([4, seed])
+        given = (torch.from_numpy(t) for t in (crowd.pose, crowd.shape, crowd.translation))
+        stood = natural.body(*given)
+        np.testing.assert_allclose(stood.joints.numpy(), crowd.joints, atol=1e-4)
+        if len(crowd.pose) and crowd.visible[0] > 0.98:
+            pixels = project(stood.vertices[0].numpy(), crowd.camera)
+            edges = np.concatenate([pixels.min(0), pixels.max(0)])
+            sign = (-1, -1, 1, 1)
+            assert ((crowd.box[0] - edges) * sign > -1.5).all()
+            thicker += ((crowd.box[0] - edges) * sign).sum() > 1
+    assert thicker >= 1
+
+
+def test_natural_people_stand_wide_more_often(people: People) -> None:
+    hand, body = [people.body.joint(f"{side}_wrist") for side in ("left", "right")], people.body
+    spans = []
+    for wide in (False, True):
+        draw = np.random.default_rng(0)
+        vectors = np.stack([draw_pose(draw, body, people.curl_axes, wide) for _ in range(150)])
+        pose = roma.rotvec_to_rotmat(torch.from_numpy(vectors).float())
+        joints = body(pose, body.neutral_shape.repeat(150, 1)).joints[:, hand]
+        spans.append((joints[:, 0] - joints[:, 1]).norm(dim=1) > 1)
+    assert spans[1].sum() > 1.5 * spans[0].sum()
 
 
 def test_photographs_behind(tmp_path: Path) -> None:
@@ -315,6 +356,16 @@ def test_a_second_call_goes_on(written: Path) -> None:
     assert other.read_bytes() == was
     assert first.read_bytes() != before  # what is there stays
     first.write_bytes(before)
+
+
+@pytest.mark.slow
+def test_training_pictures_of_further_sets_are_learned_too(written: Path, tmp_path: Path) -> None:
+    data = PeopleData(str(written), also=[str(written)])
+    data.setup("fit")
+    assert len(data.train_set) == 6
+    assert len(data.val_set) == 1
+    with pytest.raises(ValueError, match=r"holds no .jpg; write some with python -m vision.body"):
+        PeopleData(str(written), also=[str(tmp_path)]).setup("fit")
 
 
 @pytest.mark.slow

@@ -27,22 +27,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.begun import begin
+from data.degrade import Jpeg
 from data.images import SUFFIXES, read_rgb, show, write_jpeg
 from data.inspection import pictures
 from data.pairs import SPLITS
 from vision.body.anny import Anny
 from vision.body.camera import intrinsics, project
+from vision.body.clothes import Wardrobe, Worn, dyed
 from vision.body.poses import draw_pose, find_curl_axes
 from vision.body.raster import Seen, copied, normals, rasterise, spread
 from vision.body.smpl import FINGERS
 
-SKIN = ((241, 205, 178), (224, 172, 138), (198, 134, 96), (141, 85, 54), (84, 52, 38))
-HAIR = ((28, 24, 22), (70, 46, 30), (130, 90, 50), (200, 170, 110), (150, 150, 150))
 VISIBLE = 0.1
 """Whoever shows less of the silhouette than this is not in the picture's truth."""
 
 SMALLEST = 0.6
 """Of a photograph behind people, as large a piece as fits or no less than this share of it."""
+
+COMPRESSED = Jpeg((30, 95))
+"""What natural pictures go through; ours, the qualities that one meets."""
 
 MANY = 1000
 """Who is drawn so often without the hands that are asked for will hardly show them."""
@@ -78,9 +81,9 @@ class Crowd(NamedTuple):
 
 
 class _Scene(NamedTuple):
-    """What stays as it is in a clip: N×V×3 colours, a box that stands in the way, the light."""
+    """What stays as it is in a clip: clothes, a box that stands in the way, the light."""
 
-    colours: np.ndarray
+    worn: list[Worn]
     box: np.ndarray | None
     seed: int
 
@@ -97,6 +100,8 @@ class People:
             holds less than a whole grown-up.
         hands: pixels that the joints of the fingers span at least, of either hand, all of them in
             the picture, and no box in the way; for one person in a picture. 0: as it comes.
+        natural: nearer to photographs: clothes and hair that stand off the body, in colours of the
+            street; a quarter takes a wide stance; pictures are blurred, tinted and compressed.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class People:
         farthest: float = 7.0,
         nearest: float = NEAREST,
         hands: float = 0,
+        natural: bool = False,
     ) -> None:
         if most < 1:
             raise ValueError(f"most={most}: give 1 or more")
@@ -124,19 +130,15 @@ class People:
             )
         self.far = (nearest, farthest)
         self.height, self.width, self.most, self.hands = height, width, most, hands
+        self.natural = natural
         self.backgrounds, self.occluders = backgrounds, 0.0 if hands else occluders
         self.body = Anny()
         self.curl_axes = find_curl_axes(self.body)
-        bones = self.body.weights.argmax(1).numpy()
-        self.part = np.array([_part(self.body.bone_names[bone]) for bone in bones])
+        self.wardrobe = Wardrobe(self.body)
         self.fingers = [
             [self.body.joint(f"{side}_{finger}{i}") for finger in FINGERS for i in (1, 2, 3)]
             for side in ("left", "right")
         ]
-        still = self.body(self.body.still(1), self.body.neutral_shape[None])
-        self.rest = still.vertices[0].numpy()
-        self.eye = still.joints[0, self.body.joint("left_eye_smplhf")].numpy()
-        self.eyeballs = np.array([self.body.bone_names[b].startswith("eye") for b in bones])
         # Its own memory: torch moves that of a tensor when a process is given it.
         self.faces = self.body.faces.numpy().copy()
 
@@ -203,7 +205,7 @@ class People:
         self, rng: np.random.Generator, vectors: np.ndarray, place: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Where everybody is a second later: another pose, turned somewhat, a step further."""
-        later = np.stack([draw_pose(rng, self.body, self.curl_axes) for _ in vectors])
+        later = np.stack([draw_pose(rng, self.body, self.curl_axes, self.natural) for _ in vectors])
         turn = Rotation.from_euler("y", rng.normal(0, 30, (len(later), 1)), degrees=True)
         later[:, 0] = (turn * Rotation.from_rotvec(vectors[:, 0])).as_rotvec()
         there = place + rng.normal(0, 0.4, place.shape)
@@ -218,7 +220,9 @@ class People:
             near = [np.linalg.norm(spot - other) < 0.7 for other in place]
             if not any(near) or rng.random() < 0.02:  # a full floor lets some stand closer
                 place.append(spot)
-        vectors = np.stack([draw_pose(rng, self.body, self.curl_axes) for _ in range(count)])
+        vectors = np.stack(
+            [draw_pose(rng, self.body, self.curl_axes, self.natural) for _ in range(count)]
+        )
         pose = roma.rotvec_to_rotmat(torch.from_numpy(vectors).float())
         return (
             pose,
@@ -228,7 +232,7 @@ class People:
 
     def _scene(self, rng: np.random.Generator, view: _View, place: np.ndarray) -> _Scene:
         return _Scene(
-            np.stack([self._clothes(rng) for _ in place]),
+            [self._dressed(rng) for _ in place],
             view.box(rng, place) if rng.random() < self.occluders else None,
             int(rng.integers(2**32)),
         )
@@ -245,6 +249,9 @@ class People:
         """The picture, its people, and whether pieces of others show."""
         vertices, joints = self._stood(view, pose, shape, place)
         facing = np.stack([normals(v, self.faces) for v in vertices])
+        if self.natural:
+            vertices = vertices + facing * np.stack([w.thickness for w in scene.worn])[..., None]
+            facing = np.stack([normals(v, self.faces) for v in vertices])
         image, seen = self._render(rng, scene, view, vertices, facing)
         pose = pose.clone()
         pose[:, 0] = torch.from_numpy(view.turn).float() @ pose[:, 0]
@@ -283,51 +290,14 @@ class People:
         inside = (pixels >= 0) & (pixels <= (self.width, self.height))
         return bool(inside.all() and (np.ptp(pixels, 1).max(1) >= self.hands).all())
 
-    def _clothes(self, rng: np.random.Generator) -> np.ndarray:
-        """V×3 colours, 0 … 255, that one wears."""
-        skin = np.array(SKIN[rng.integers(len(SKIN))]) * rng.uniform(0.85, 1.1)
-        wear = {part: rng.uniform(15, 240, 3) for part in ("trunk", "leg", "foot")}
-        wear |= dict.fromkeys(("head", "hand"), skin)
-        wear["upper arm"] = skin if rng.random() < 0.15 else wear["trunk"]
-        wear["forearm"] = skin if rng.random() < 0.5 else wear["upper arm"]
-        wear["shin"] = skin if rng.random() < 0.25 else wear["leg"]
-        colours = np.stack([wear[part] for part in self.part])
-        height = self.rest[:, 1]
-        top = self.rest[self.part == "head", 1].max()
-        behind = self.rest[:, 2] < self.eye[2] - 0.08  # of the ears
-        long = rng.uniform(0.08, 0.22)
-        hair = (self.part == "head") & (height > top - long) & (behind | (height > top - 0.05))
-        colours[hair] = hue = np.array(HAIR[rng.integers(len(HAIR))])
-        self._face(colours, skin, hue)
-        for parts in (("trunk", "upper arm", "forearm"), ("leg", "shin")):
-            if rng.random() < 0.5:  # stripes or checks
-                wave = (
-                    self.rest
-                    @ rng.normal(0, 1, (3, 1 + int(rng.integers(2))))
-                    * rng.uniform(20, 90)
-                )
-                dark = (np.sin(wave) > 0).sum(1) % 2 == 1
-                worn = np.isin(self.part, parts) & ~np.isclose(colours, skin).all(1)
-                colours[worn & dark] *= rng.uniform(0.3, 0.8)
-        # Front and back differ: an open jacket, something on the back.
-        x, y, z = self.rest.T
-        trunk = self.part == "trunk"
-        if rng.random() < 0.6:
-            colours[trunk & (z > 0) & (abs(x) < rng.uniform(0.02, 0.05))] = rng.uniform(15, 240, 3)
-        if rng.random() < 0.3:
-            colours[trunk & (z < 0) & (abs(x) < 0.13) & (y > 0.1)] = rng.uniform(15, 240, 3)
-        return colours.clip(0, 255)
-
-    def _face(self, colours: np.ndarray, skin: np.ndarray, hair: np.ndarray) -> None:
-        """Eyes, brows and a mouth, by where they are from an eye."""
-        x = abs(self.rest[:, 0])
-        _, y, z = (self.rest - self.eye).T
-        ahead = (self.part == "head") & (z > -0.02)
-        from_eye = x - self.eye[0]
-        colours[self.eyeballs] = 235
-        colours[self.eyeballs & (np.hypot(from_eye, y) < 0.006)] = (40, 30, 25)
-        colours[ahead & (abs(from_eye) < 0.018) & (abs(y - 0.02) < 0.005)] = hair * 0.7
-        colours[ahead & (x < 0.026) & (abs(y + 0.07) < 0.01)] = skin * (0.8, 0.5, 0.5)
+    def _dressed(self, rng: np.random.Generator) -> Worn:
+        if not self.natural:
+            return self.wardrobe.plain(rng)
+        photo = None
+        if self.backgrounds:
+            path = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            photo = _photograph(path, self.height, self.width)
+        return self.wardrobe.natural(rng, photo)
 
     def _render(
         self,
@@ -340,12 +310,15 @@ class People:
         """The picture, and what was seen at twice its size."""
         rng = np.random.default_rng(scene.seed)
         faces = copied(self.faces, *vertices.shape[:2])
-        people, facing, colours = (a.reshape(-1, 3) for a in (vertices, facing, scene.colours))
+        people, facing, colours = (
+            a.reshape(-1, 3) for a in (vertices, facing, np.stack([w.colours for w in scene.worn]))
+        )
         if scene.box is not None:
             faces = np.concatenate([faces, CUBE + len(people)])
             people = np.concatenate([people, scene.box])
             facing = np.concatenate([facing, normals(scene.box, CUBE)])
-            colours = np.concatenate([colours, np.tile(rng.uniform(20, 230, 3), (8, 1))])
+            colour = dyed(rng) if self.natural else rng.uniform(20, 230, 3)
+            colours = np.concatenate([colours, np.tile(colour, (8, 1))])
         twice = view.camera * [[2], [2], [1]]
         seen = rasterise(people, faces, twice, 2 * self.height, 2 * self.width)
         light = rng.normal((0, -1.5, -1.5), 1)  # from above, from the camera's side
@@ -357,8 +330,13 @@ class People:
         picture = self._background(rng, view)
         picture[there] = spread(seen, faces, lit)
         picture = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        if self.natural:
+            picture = _lens(rng, picture)
         picture = picture * exposure + noise.normal(0, grain, picture.shape)
-        return picture.clip(0, 255).round().astype(np.uint8), seen
+        picture = picture.clip(0, 255).round().astype(np.uint8)
+        if self.natural:
+            picture = (255 * COMPRESSED(picture, rng)).round().astype(np.uint8)
+        return picture, seen
 
     def _background(self, rng: np.random.Generator, view: _View) -> np.ndarray:
         """Float 2H×2W×3, 0 … 255: a piece of a photograph, or a wall, a floor and things."""
@@ -450,19 +428,16 @@ def _photograph(path: Path, height: int, width: int) -> np.ndarray:
     return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
 
-def _part(bone: str) -> str:
-    """What is worn over a bone."""
-    name = bone.partition(".")[0].rstrip("0123456789-")
-    parts = {
-        "hand": ("wrist", "finger", "metacarpal"),
-        "head": ("head", "eye", "neck"),
-        "forearm": ("lowerarm",),
-        "upper arm": ("upperarm", "shoulder"),
-        "shin": ("lowerleg",),
-        "foot": ("foot", "toe"),
-        "leg": ("upperleg", "pelvis", "root"),
-    }
-    return next((part for part, bones in parts.items() if name in bones), "trunk")
+def _lens(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """Contrast, tint and sharpness of a cheap camera: H×W×3 → H×W×3, 0 … 255."""
+    picture = 255 * (picture.clip(0, 255) / 255) ** rng.uniform(0.7, 1.5) * rng.uniform(0.9, 1.1, 3)
+    if rng.random() < 0.6:  # of fewer pixels, enlarged
+        height, width = picture.shape[:2]
+        share = rng.uniform(0.3, 1)
+        small = (max(1, round(share * width)), max(1, round(share * height)))
+        picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
+    return picture
 
 
 def _shape(rng: np.random.Generator) -> np.ndarray:
@@ -484,6 +459,7 @@ def write(
     farthest: float = 7.0,
     nearest: float = NEAREST,
     hands: float = 0,
+    natural: bool = False,
     workers: int = 0,
 ) -> None:
     """Write a set that `data.people` reads: counts by split of pictures, or of clips of `frames`.
@@ -497,7 +473,8 @@ def write(
         ValueError: the set was begun with other options or photographs, or one is damaged.
     """
     photos = _find_photographs(backgrounds, root) if backgrounds else []
-    people = People(size, size, most, photos, farthest=farthest, nearest=nearest, hands=hands)
+    far = {"farthest": farthest, "nearest": nearest}
+    people = People(size, size, most, photos, **far, hands=hands, natural=natural)
     console = Console(stderr=True)
     if not (root / "options.json").exists():
         # A damaged one shall stop it now, not when it is drawn, hours later.
@@ -509,6 +486,8 @@ def write(
         options["nearest"] = nearest
     if hands:
         options["hands"] = hands
+    if natural:
+        options["natural"] = True
     if backgrounds:
         options["photographs"] = _digest(photos, backgrounds)
     begin(root, options)
@@ -631,6 +610,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="only people whose hands both show, N pixels or more (0: any)",
     )
     parser.add_argument(
+        "--natural",
+        action="store_true",
+        help="nearer to photographs: loose clothes, hair, wide stances, blur and JPEG",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=0,
@@ -659,6 +643,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.farthest,
             given.nearest,
             given.hands,
+            given.natural,
             given.workers,
         )
     except (ValueError, OSError) as error:

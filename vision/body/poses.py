@@ -43,6 +43,34 @@ STANCES: dict[str, tuple[float, dict[str, tuple[int, int, int]]]] = {
     "reaching": (0.1, {"shoulder": (0, -30, 50), "elbow": (0, -40, 0)}),
     "anything": (0.05, {"shoulder": (0, -20, 0)}),
 }
+WIDE: dict[str, dict[str, tuple[int, int, int]]] = {
+    # Stances of sports and dance, where limbs are far from the body.
+    "lunging": {
+        "shoulder": (0, 0, 40),
+        "elbow": (0, -10, 0),
+        "left_hip": (-65, 0, 20),
+        "left_knee": (75, 0, 0),
+        "right_hip": (10, 0, 25),
+        "right_knee": (15, 0, 0),
+    },
+    "crouching": {
+        "shoulder": (0, -20, 20),
+        "elbow": (0, -30, 0),
+        "hip": (-70, 0, 25),
+        "knee": (85, 0, 0),
+        "spine1": (15, 0, 0),
+        "spine2": (15, 0, 0),
+    },
+    "spreading": {
+        "shoulder": (0, 0, 45),
+        "elbow": (0, -10, 0),
+        "hip": (0, 0, 20),
+        "knee": (10, 0, 0),
+    },
+    "raising": {"left_shoulder": (0, -10, 75), "right_shoulder": (0, 0, -40)},
+    "anything": {"shoulder": (0, -20, 0)},
+}
+OFTEN_WIDE = 0.25
 SHARES = [share for share, _ in STANCES.values()]
 BENT = {"elbow": (0, -25, 0)}
 """Of all stances that say nothing else."""
@@ -78,13 +106,19 @@ def find_curl_axes(body: BodyModel) -> CurlAxes:
     return axes
 
 
-def draw_pose(rng: np.random.Generator, body: BodyModel, curl_axes: CurlAxes) -> np.ndarray:
+def draw_pose(
+    rng: np.random.Generator, body: BodyModel, curl_axes: CurlAxes, wide: bool = False
+) -> np.ndarray:
     """J×3 rotation vectors of `body`, standing in a world where y points up.
 
     Most people stand, walk, talk or sit, near to how they do; a few reach for something or move
-    every joint as far as it goes. Shares are ours, by what photographs show.
+    every joint as far as it goes; with `wide` a quarter stands as in sports or dance, bent to any
+    side. Shares are ours, by what photographs show.
     """
-    stance = BENT | STANCES[str(rng.choice([*STANCES], p=SHARES))][1]
+    stance, lean = STANCES[str(rng.choice([*STANCES], p=SHARES))][1], 4.0
+    if wide and rng.random() < OFTEN_WIDE:
+        stance, lean = WIDE[str(rng.choice([*WIDE]))], 15.0
+    stance = BENT | stance
     strength, swapped = 0.1 + 0.6 * rng.beta(1, 2), rng.random() < 0.5
     vectors = np.zeros((len(body.parents), 3))
     for name, limits in LIMITS.items():
@@ -107,7 +141,7 @@ def draw_pose(rng: np.random.Generator, body: BodyModel, curl_axes: CurlAxes) ->
         for i, bend in enumerate(bends.clip(low, high)):
             vectors[body.joint(f"{side}_{finger}{i + 1}")] = math.radians(bend) * axes[i]
     facing = rng.normal(0, 50) if rng.random() < 0.6 else rng.uniform(-180, 180)
-    tilt = rng.normal(0, 4, 2)
+    tilt = rng.normal(0, lean, 2)
     turn = Rotation.from_euler("YXZ", [180 + facing, *tilt], degrees=True)
     vectors[0] = turn.as_rotvec()
     return vectors

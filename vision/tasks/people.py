@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from data.augment import photometric
 from data.pairs import Split
@@ -27,6 +27,7 @@ class PeopleData(LightningDataModule):
         batch_size: pictures or clips per batch.
         workers: reading processes; 0 reads in the main process.
         augment: whether colours are changed, for training only.
+        also: folders of further data sets, whose training pictures are learned beside the root's.
     """
 
     def __init__(
@@ -37,15 +38,19 @@ class PeopleData(LightningDataModule):
         batch_size: int = 8,
         workers: int = 0,
         augment: bool = True,
+        also: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.root, self.dataset, self.size = root, dataset, size
         self.batch_size, self.workers, self.augment = batch_size, workers, augment
+        self.also = also
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
             moves = photometric() if self.augment else None
-            self.train_set = self.dataset(self.root, "train", self.size, moves)
+            roots = (self.root, *self.also)
+            sets = [self.dataset(root, "train", self.size, moves) for root in roots]
+            self.train_set: Dataset = ConcatDataset(sets)
         if stage in ("fit", "validate"):
             self.val_set = self.dataset(self.root, "val", self.size, None)
         if stage == "test":
