@@ -114,7 +114,7 @@ HALF = ["--trainer.precision", "bf16-mixed"]
 LAST = steps(1200, "1.0e-4")
 AT_448 = [
     *("--model.net.init_args.size", "448", *HALF, "--model.net.init_args.around", "true"),
-    *("--trainer.check_val_every_n_epoch", "3", *steps(2000, "2.0e-4")),
+    *("--trainer.check_val_every_n_epoch", "3"),
 ]
 SLICES = {"train": 400, "val": 20, "test": 40}
 ROWS = {
@@ -193,9 +193,11 @@ ROWS = {
             [],
             steps(3000, "2.0e-4"),
             ["--trainer.max_time", "00:00:05:55"],
-            AT_448,
-            AT_448,
+            [*AT_448, *steps(2000, "2.0e-4")],
+            [*AT_448, *steps(2000, "2.0e-4")],
+            [*AT_448, *steps(2200, "3.0e-4")],
         ),
+        beside={6: "natural"},
         made=("people", "more_people", "large", "large_others", "more_others"),
         held_out="large",
         gpu={3: "mesh/multihmr_gpu.yaml"},

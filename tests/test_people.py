@@ -15,8 +15,9 @@ import torch
 from data.images import write_jpeg, write_png
 from data.people import FIELDS, RenderedClips, RenderedPeople, collate_people
 from vision.body.camera import project
-from vision.body.people import VISIBLE, Crowd, People, _photograph, _View, main
+from vision.body.people import VISIBLE, Crowd, People, main
 from vision.body.poses import draw_pose
+from vision.body.scene import View, photograph
 from vision.tasks.people import PeopleData
 
 
@@ -76,7 +77,7 @@ def test_whoever_shows_whole_lies_in_the_box(drawn: list[tuple[np.ndarray, Crowd
 
 def test_the_horizon_is_where_a_far_point_of_the_cameras_height_lies() -> None:
     for seed in range(5):
-        view = _View(np.random.default_rng(seed), 96, 128)
+        view = View(np.random.default_rng(seed), 96, 128)
         far = view.before(np.array([[0, view.high, 1e5]]))
         assert project(far, view.camera)[0, 1] == pytest.approx(view.horizon, abs=0.1)
 
@@ -138,14 +139,14 @@ def test_the_seed_says_everything(people: People, drawn: list[tuple[np.ndarray, 
     assert (image != drawn[2][0]).any()
 
 
-@pytest.mark.parametrize("before_photographs", [False, True])
+@pytest.mark.parametrize("beforephotographs", [False, True])
 def test_natural_people_are_drawn_by_the_seed_and_stand_off_their_bodies(
-    tmp_path: Path, before_photographs: bool
+    tmp_path: Path, beforephotographs: bool
 ) -> None:
     """What is true of them is of the body; what shows is the clothes around it."""
     photo = tmp_path / "a.png"
     write_png(photo, np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
-    behind = [photo] if before_photographs else []
+    behind = [photo] if beforephotographs else []
     natural = People(96, 128, most=1, occluders=0, backgrounds=behind, natural=True)
     image, crowd = natural.picture([1, 2])
     again, same = People(96, 128, 1, behind, occluders=0, natural=True).picture([1, 2])
@@ -178,7 +179,7 @@ def test_natural_people_stand_wide_more_often(people: People) -> None:
     assert spans[1].sum() > 1.5 * spans[0].sum()
 
 
-def test_photographs_behind(tmp_path: Path) -> None:
+def testphotographs_behind(tmp_path: Path) -> None:
     photo = tmp_path / "a.png"
     write_png(photo, np.full((60, 300, 3), (10, 200, 30), np.uint8))
     image, _ = People(96, 128, most=1, backgrounds=[photo]).picture(3)
@@ -186,20 +187,20 @@ def test_photographs_behind(tmp_path: Path) -> None:
     assert 0.3 < green < 0.995
 
 
-def test_large_photographs_are_shrunk_and_not_all_held(tmp_path: Path) -> None:
+def test_largephotographs_are_shrunk_and_not_all_held(tmp_path: Path) -> None:
     """To no less than fills the picture: two pixels for each of its own, in the smallest piece."""
     stripes = np.zeros((1200, 900, 3), np.uint8)
     stripes[::2] = 200
     paths = [tmp_path / f"{i}.png" for i in range(9)]
     for path in paths:
         write_png(path, stripes)
-    first = _photograph(paths[0], 96, 128)
+    first = photograph(paths[0], 96, 128)
     assert first.shape == (285, 214, 3)  # 128 / 0.6 wide
     assert np.ptp(first) < 80  # averaged: they have become grey
     for path in paths:
-        _photograph(path, 96, 128)
-    assert _photograph.cache_info().currsize == 1
-    assert _photograph(paths[0], 1000, 900).shape == (1200, 900, 3)
+        photograph(path, 96, 128)
+    assert photograph.cache_info().currsize == 1
+    assert photograph(paths[0], 1000, 900).shape == (1200, 900, 3)
 
 
 def test_knees_bend_one_way(people: People) -> None:
@@ -443,7 +444,7 @@ def test_another_call_with_other_options_is_refused(tmp_path: Path) -> None:
     assert main([*call, "--most", "1", "--hands", "8"]) == 2
 
 
-def test_a_set_begun_before_photographs_were_told_apart_goes_on(tmp_path: Path) -> None:
+def test_a_set_begun_beforephotographs_were_told_apart_goes_on(tmp_path: Path) -> None:
     """Nothing is said of them where there are none, as ever."""
     told = tmp_path / "options.json"
     begun = (
@@ -459,7 +460,7 @@ def test_a_set_begun_before_photographs_were_told_apart_goes_on(tmp_path: Path) 
     assert main([*call, "--backgrounds", str(image.parent)]) == 2
 
 
-def test_which_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whichphotographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of all kinds and in all folders, but not OUT; others by number or by name are another set."""
     photos = tmp_path / "photos"
     (photos / "deep" / "er").mkdir(parents=True)
@@ -482,7 +483,7 @@ def test_which_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(call) == 2
 
 
-def test_a_damaged_photograph_stops_it_at_once(
+def test_a_damagedphotograph_stops_it_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos").mkdir()

@@ -8,7 +8,6 @@ how far somebody is, as in photographs.
 from __future__ import annotations
 
 import argparse
-import functools
 import hashlib
 import math
 import sys
@@ -27,25 +26,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.begun import begin
-from data.degrade import Jpeg
 from data.images import SUFFIXES, read_rgb, show, write_jpeg
 from data.inspection import pictures
 from data.pairs import SPLITS
 from vision.body.anny import Anny
-from vision.body.camera import intrinsics, project
+from vision.body.camera import project
 from vision.body.clothes import Wardrobe, Worn, dyed
 from vision.body.poses import draw_pose, find_curl_axes
 from vision.body.raster import Seen, copied, normals, rasterise, spread
+from vision.body.scene import CUBE, View, filmed, photograph, piece_of, room, stored
 from vision.body.smpl import FINGERS
 
 VISIBLE = 0.1
 """Whoever shows less of the silhouette than this is not in the picture's truth."""
-
-SMALLEST = 0.6
-"""Of a photograph behind people, as large a piece as fits or no less than this share of it."""
-
-COMPRESSED = Jpeg((30, 95))
-"""What natural pictures go through; ours, the qualities that one meets."""
 
 MANY = 1000
 """Who is drawn so often without the hands that are asked for will hardly show them."""
@@ -154,7 +147,7 @@ class People:
         rng = np.random.default_rng(seed)
         drawn = 0
         while True:
-            view = _View(rng, self.height, self.width)
+            view = View(rng, self.height, self.width)
             pose, shape, place = self._draw(rng, view)
             if self.hands and not self._shows_hands(view, pose, shape, place):
                 drawn += 1
@@ -178,7 +171,7 @@ class People:
         light and the scene stay. `rate` is pictures a second.
         """
         rng = np.random.default_rng(seed)
-        view = _View(rng, self.height, self.width)
+        view = View(rng, self.height, self.width)
         pose, shape, place = self._draw(rng, view)
         scene = self._scene(rng, view, place)
         keys = [(roma.rotmat_to_rotvec(pose).numpy(), place)]
@@ -211,7 +204,7 @@ class People:
         there = place + rng.normal(0, 0.4, place.shape)
         return later, np.maximum(there, [-np.inf, min(1.5, self.far[0])])  # not into the camera
 
-    def _draw(self, rng: np.random.Generator, view: _View) -> tuple[Tensor, Tensor, np.ndarray]:
+    def _draw(self, rng: np.random.Generator, view: View) -> tuple[Tensor, Tensor, np.ndarray]:
         """N×104×3×3 poses and N×6 shapes in the world, y up, and N×2 where on the floor."""
         count = int(rng.integers(1, self.most + 1))
         place: list[np.ndarray] = []
@@ -230,7 +223,7 @@ class People:
             np.stack(place),
         )
 
-    def _scene(self, rng: np.random.Generator, view: _View, place: np.ndarray) -> _Scene:
+    def _scene(self, rng: np.random.Generator, view: View, place: np.ndarray) -> _Scene:
         return _Scene(
             [self._dressed(rng) for _ in place],
             view.box(rng, place) if rng.random() < self.occluders else None,
@@ -241,7 +234,7 @@ class People:
         self,
         rng: np.random.Generator,
         scene: _Scene,
-        view: _View,
+        view: View,
         pose: Tensor,
         shape: Tensor,
         place: np.ndarray,
@@ -271,7 +264,7 @@ class People:
         return image, crowd, bool(((visible > 0) & ~shown).any())
 
     def _stood(
-        self, view: _View, pose: Tensor, shape: Tensor, place: np.ndarray
+        self, view: View, pose: Tensor, shape: Tensor, place: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """N×V×3 vertices and N×104×3 joints before the camera."""
         with torch.no_grad():
@@ -280,7 +273,7 @@ class People:
         moved = np.stack([place[:, 0], lift, place[:, 1]], 1)[:, None]
         return view.before(vertices + moved), view.before(joints + moved)
 
-    def _shows_hands(self, view: _View, pose: Tensor, shape: Tensor, place: np.ndarray) -> bool:
+    def _shows_hands(self, view: View, pose: Tensor, shape: Tensor, place: np.ndarray) -> bool:
         """Whether both hands are in the picture and large enough; a body may still hide them."""
         _, joints = self._stood(view, pose, shape, place)
         fingers = joints[0, self.fingers]  # 2×F×3
@@ -296,14 +289,14 @@ class People:
         photo = None
         if self.backgrounds:
             path = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            photo = _photograph(path, self.height, self.width)
+            photo = photograph(path, self.height, self.width)
         return self.wardrobe.natural(rng, photo)
 
     def _render(
         self,
         noise: np.random.Generator,
         scene: _Scene,
-        view: _View,
+        view: View,
         vertices: np.ndarray,
         facing: np.ndarray,
     ) -> tuple[np.ndarray, Seen]:
@@ -327,43 +320,24 @@ class People:
         lit = colours * (ambient + (1 - ambient) * shade.clip(0, 1))[:, None]
         there = seen.face >= 0
         exposure, grain = rng.uniform(0.8, 1.15), rng.uniform(0, 6)
-        picture = self._background(rng, view)
-        picture[there] = spread(seen, faces, lit)
-        picture = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
-        if self.natural:
-            picture = _lens(rng, picture)
-        picture = picture * exposure + noise.normal(0, grain, picture.shape)
-        picture = picture.clip(0, 255).round().astype(np.uint8)
-        if self.natural:
-            picture = (255 * COMPRESSED(picture, rng)).round().astype(np.uint8)
-        return picture, seen
-
-    def _background(self, rng: np.random.Generator, view: _View) -> np.ndarray:
-        """Float 2H×2W×3, 0 … 255: a piece of a photograph, or a wall, a floor and things."""
         height, width = 2 * self.height, 2 * self.width
         if self.backgrounds:
             path = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            photo = _photograph(path, height, width)
-            share = rng.uniform(SMALLEST, 1) * min(photo.shape[0] / height, photo.shape[1] / width)
-            high, wide = max(1, int(share * height)), max(1, int(share * width))
-            top = int(rng.integers(photo.shape[0] - high + 1))
-            left = int(rng.integers(photo.shape[1] - wide + 1))
-            piece = photo[top : top + high, left : left + wide].astype(np.float64)
-            return cv2.resize(piece, (width, height), interpolation=cv2.INTER_LINEAR)
-        rows = np.linspace(0, 1, height)[:, None, None]
-        picture = np.tile(rng.uniform(90, 230, 3) * (1 - 0.4 * rows), (1, width, 1))
-        horizon = int(np.clip(2 * view.horizon, 0, height))
-        picture[horizon:] = rng.uniform(40, 200, 3) * (0.6 + 0.4 * rows[horizon:])
-        for _ in range(rng.integers(3, 12)):
-            x, y = rng.uniform(0, [width, height])
-            wide, high = rng.uniform(0.05, 0.4, 2) * height
-            corner = (int(x + wide), int(y + high))
-            cv2.rectangle(picture, (int(x), int(y)), corner, rng.uniform(20, 240, 3).tolist(), -1)
-        rough = cv2.resize(rng.normal(0, 1, (height // 16, width // 16, 3)), (width, height))
-        return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 4)) + 8 * rough
+            picture = piece_of(rng, path, height, width)
+        else:
+            picture = room(rng, 2 * view.horizon, height, width)
+        picture[there] = spread(seen, faces, lit)
+        picture = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        if self.natural:
+            picture = filmed(rng, picture)
+        picture = picture * exposure + noise.normal(0, grain, picture.shape)
+        picture = picture.clip(0, 255).round().astype(np.uint8)
+        if self.natural:
+            picture = stored(rng, picture)
+        return picture, seen
 
     def _visible(
-        self, vertices: np.ndarray, seen: Seen, view: _View
+        self, vertices: np.ndarray, seen: Seen, view: View
     ) -> tuple[np.ndarray, np.ndarray]:
         """How much of each silhouette shows, N in [0, 1], and N×4 boxes of that in pixels."""
         owner = np.where(seen.face < 0, -1, seen.face // len(self.faces))  # N is the box's
@@ -379,65 +353,6 @@ class People:
                 corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
                 boxes[who] = np.array(corners) / 2
         return shares, boxes
-
-
-class _View:
-    """A camera above a floor, y = 0 in a world where y points up; it looks along z."""
-
-    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
-        self.camera = intrinsics(height, width, rng.uniform(40, 75)).numpy().astype(np.float64)
-        self.high = rng.uniform(0.8, 2.2)
-        down = math.radians(rng.uniform(-4, 14))
-        # The camera's x is the world's −x, its y points down.
-        self.turn = np.diag([-1.0, -1.0, 1.0]) @ Rotation.from_euler("X", -down).as_matrix()
-        self.horizon = self.camera[1, 2] - self.camera[1, 1] * math.tan(down)
-        self.width = width
-
-    def on_floor(self, rng: np.random.Generator, between: tuple[float, float]) -> np.ndarray:
-        """x and z of a place that the camera sees, so many metres away."""
-        far = rng.uniform(*between)
-        across = rng.uniform(0.08, 0.92) * self.width - self.camera[0, 2]
-        return np.array([-across / self.camera[0, 0] * far, far])
-
-    def before(self, points: np.ndarray) -> np.ndarray:
-        """Points of the world → before the camera."""
-        return (points - [0, self.high, 0]) @ self.turn.T
-
-    def box(self, rng: np.random.Generator, place: np.ndarray) -> np.ndarray:
-        """8×3 corners of a box that stands in somebody's way."""
-        x, z = place[rng.integers(len(place))] * rng.uniform(0.6, 0.85)
-        wide, deep, high = rng.uniform([0.1, 0.1, 0.4], [0.5, 0.4, 1.4])
-        corners = np.array([(i & 1, i >> 1 & 1, i >> 2 & 1) for i in range(8)], np.float64)
-        corners = (corners - [0.5, 0, 0.5]) * [2 * wide, high, 2 * deep] + [x, 0, z]
-        return self.before(corners)
-
-
-_SIDES = [(0, 2, 1, 3), (4, 5, 6, 7), (0, 1, 4, 5), (2, 6, 3, 7), (0, 4, 2, 6), (1, 3, 5, 7)]
-CUBE = np.array([triangle for a, b, c, d in _SIDES for triangle in ((a, b, c), (b, d, c))])
-"""Triangles of a box whose corner i lies at x, y, z by the bits of i."""
-
-
-@functools.lru_cache(maxsize=1)  # a clip has the same behind all its frames
-def _photograph(path: Path, height: int, width: int) -> np.ndarray:
-    """uint8 RGB, no larger than it takes for the smallest piece to fill height×width."""
-    photo = read_rgb(path)
-    shrink = max(height / photo.shape[0], width / photo.shape[1]) / SMALLEST
-    if shrink >= 1:
-        return photo
-    size = (math.ceil(shrink * photo.shape[1]), math.ceil(shrink * photo.shape[0]))
-    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-
-
-def _lens(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Contrast, tint and sharpness of a cheap camera: H×W×3 → H×W×3, 0 … 255."""
-    picture = 255 * (picture.clip(0, 255) / 255) ** rng.uniform(0.7, 1.5) * rng.uniform(0.9, 1.1, 3)
-    if rng.random() < 0.6:  # of fewer pixels, enlarged
-        height, width = picture.shape[:2]
-        share = rng.uniform(0.3, 1)
-        small = (max(1, round(share * width)), max(1, round(share * height)))
-        picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
-    return picture
 
 
 def _shape(rng: np.random.Generator) -> np.ndarray:
