@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -91,6 +92,8 @@ class MultiHMRAnny(OneShot):
         mix = (ConvNeXtBlock(dim, mlp_ratio=2, ls_init_value=0.1) for _ in range(mixing))
         self.mix = nn.Sequential(*mix)
         self.around = two_layers(dim, dim, 1) if around else None
+        if around:
+            self.spec = replace(self.spec, anew=("around.",))
         self.decoder = Decoder(dim, dim, depth, heads, head_dim, 4 * dim)
         self.offset, self.dist = two_layers(dim, dim, 2), two_layers(dim, dim, 1)
         self.pose = two_layers(dim, dim, 6 * len(self.spec.joints))

@@ -38,6 +38,8 @@ class MeshSpec:
             (`axes`), and not about axes that are parallel to the world's at rest.
         betas: how many shapes of SMPL-X or SMPL its numbers are of; Anny's are always six.
         expressions: how many of SMPL-X; they follow the betas.
+        anew: how the names of those tensors begin that it learns anew when it starts from weights
+            that lack them.
     """
 
     body: BodyName
@@ -50,6 +52,7 @@ class MeshSpec:
     about_bones: bool = False
     betas: int = 10
     expressions: int = 10
+    anew: tuple[str, ...] = ()
 
     @property
     def sees(self) -> int | None:

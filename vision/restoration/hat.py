@@ -299,7 +299,7 @@ class HAT(nn.Module):
         dim, features = dims.embed_dim, dims.features
         if dim % dims.num_heads:
             raise ValueError(f"embed_dim={dim}: must divide by num_heads={dims.num_heads}")
-        self.spec = Spec(scale, channels, pools_globally=True)
+        self.spec = Spec(scale, channels, pools_globally=True, anew=("upsample.",))
         mean = torch.tensor(MEAN if channels == 3 else (0.0,) * channels)
         self.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
         window, wide = dims.window, wide_window(dims)

@@ -17,6 +17,8 @@ class Spec:
         regions: whether it is called with a region map beside the pictures.
         sums_globally: whether what it pools is a sum over the pixels, so that a tile alone is far
             from the whole; the tiles of a picture then always share it.
+        anew: how the names of those tensors begin that it learns anew when it starts from weights
+            that lack them or have others, say of another scale.
     """
 
     scale: int
@@ -24,3 +26,4 @@ class Spec:
     pools_globally: bool
     regions: bool = False
     sums_globally: bool = False
+    anew: tuple[str, ...] = ()

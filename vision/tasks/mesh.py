@@ -71,8 +71,8 @@ class MeshTask(LightningModule):
         flips: whether every second picture or clip, by chance, is seen in a mirror in training;
             with `features` both ways are kept.
         start_from: a checkpoint of the same net whose tensors it begins with, say one of the files
-            in vision/weights; its frozen backbones must be the same. What looks around heads begins
-            anew if the file has none of it.
+            in vision/weights; its frozen backbones must be the same. What the net's spec calls
+            `anew` may be missing.
     """
 
     def __init__(
@@ -120,8 +120,7 @@ class MeshTask(LightningModule):
             for backbone in backbones:
                 backbone.remember(Path(features))
         if start_from is not None:
-            looks = getattr(net, "around", None) is not None
-            fill_from(net, Path(start_from), anew=("around.",) if looks else ())
+            fill_from(net, Path(start_from), anew=self.spec.anew)
             check_backbones(self, {"backbones": {}} | read_checkpoint(Path(start_from)))
 
     # ---- training

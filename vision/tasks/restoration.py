@@ -72,7 +72,7 @@ class RestorationTask(LightningModule):
         self.warm_up = warm_up
         self.evaluate = evaluate or ("y" if self.spec.scale > 1 else "rgb")
         if start_from is not None:
-            fill_from(net, Path(start_from), anew=("upsample.",))
+            fill_from(net, Path(start_from), anew=self.spec.anew)
 
     def restore(self, batch: dict[str, Any]) -> Tensor:
         """What the net makes of a batch, not clamped.
