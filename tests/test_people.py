@@ -139,14 +139,14 @@ def test_the_seed_says_everything(people: People, drawn: list[tuple[np.ndarray, 
     assert (image != drawn[2][0]).any()
 
 
-@pytest.mark.parametrize("beforephotographs", [False, True])
+@pytest.mark.parametrize("before_photographs", [False, True])
 def test_natural_people_are_drawn_by_the_seed_and_stand_off_their_bodies(
-    tmp_path: Path, beforephotographs: bool
+    tmp_path: Path, before_photographs: bool
 ) -> None:
     """What is true of them is of the body; what shows is the clothes around it."""
     photo = tmp_path / "a.png"
     write_png(photo, np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
-    behind = [photo] if beforephotographs else []
+    behind = [photo] if before_photographs else []
     natural = People(96, 128, most=1, occluders=0, backgrounds=behind, natural=True)
     image, crowd = natural.picture([1, 2])
     again, same = People(96, 128, 1, behind, occluders=0, natural=True).picture([1, 2])
@@ -179,7 +179,7 @@ def test_natural_people_stand_wide_more_often(people: People) -> None:
     assert spans[1].sum() > 1.5 * spans[0].sum()
 
 
-def testphotographs_behind(tmp_path: Path) -> None:
+def test_photographs_behind(tmp_path: Path) -> None:
     photo = tmp_path / "a.png"
     write_png(photo, np.full((60, 300, 3), (10, 200, 30), np.uint8))
     image, _ = People(96, 128, most=1, backgrounds=[photo]).picture(3)
@@ -187,7 +187,7 @@ def testphotographs_behind(tmp_path: Path) -> None:
     assert 0.3 < green < 0.995
 
 
-def test_largephotographs_are_shrunk_and_not_all_held(tmp_path: Path) -> None:
+def test_large_photographs_are_shrunk_and_not_all_held(tmp_path: Path) -> None:
     """To no less than fills the picture: two pixels for each of its own, in the smallest piece."""
     stripes = np.zeros((1200, 900, 3), np.uint8)
     stripes[::2] = 200
@@ -444,7 +444,7 @@ def test_another_call_with_other_options_is_refused(tmp_path: Path) -> None:
     assert main([*call, "--most", "1", "--hands", "8"]) == 2
 
 
-def test_a_set_begun_beforephotographs_were_told_apart_goes_on(tmp_path: Path) -> None:
+def test_a_set_begun_before_photographs_were_told_apart_goes_on(tmp_path: Path) -> None:
     """Nothing is said of them where there are none, as ever."""
     told = tmp_path / "options.json"
     begun = (
@@ -460,7 +460,7 @@ def test_a_set_begun_beforephotographs_were_told_apart_goes_on(tmp_path: Path) -
     assert main([*call, "--backgrounds", str(image.parent)]) == 2
 
 
-def test_whichphotographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_which_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of all kinds and in all folders, but not OUT; others by number or by name are another set."""
     photos = tmp_path / "photos"
     (photos / "deep" / "er").mkdir(parents=True)
@@ -483,7 +483,7 @@ def test_whichphotographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(call) == 2
 
 
-def test_a_damagedphotograph_stops_it_at_once(
+def test_a_damaged_photograph_stops_it_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -530,3 +530,14 @@ def test_pictures_of_another_size_are_fitted(clips: Path) -> None:
 def test_no_clip_of_so_many_frames(clips: Path) -> None:
     with pytest.raises(ValueError, match="no clip of 9 frames; write some with"):
         RenderedClips(clips, "train", frames=9)
+
+
+@pytest.mark.slow
+def test_natural_and_plain_people_do_not_mix(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = [str(tmp_path / "set"), "--train", "1", "--val", "0", "--size", "64", "--most", "1"]
+    assert main([*call, "--natural"]) == 0
+    assert json.loads((tmp_path / "set" / "options.json").read_text())["natural"] is True
+    assert main(call) == 2
+    assert "was begun with" in capsys.readouterr().err
