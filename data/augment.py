@@ -67,7 +67,8 @@ def reseed(_: int) -> None:
 
     info = get_worker_info()
     assert info is not None
-    dataset = getattr(info.dataset, "dataset", info.dataset)  # within a Subset, say
-    transform = getattr(dataset, "transform", None)
-    if transform is not None and hasattr(transform, "set_random_seed"):
-        transform.set_random_seed(torch.initial_seed() % 2**32)
+    whole = getattr(info.dataset, "dataset", info.dataset)  # within a Subset, say
+    for dataset in getattr(whole, "datasets", [whole]):  # several, joined
+        transform = getattr(dataset, "transform", None)
+        if transform is not None and hasattr(transform, "set_random_seed"):
+            transform.set_random_seed(torch.initial_seed() % 2**32)

@@ -82,12 +82,17 @@ def laid_out(name: str, arguments: argparse.Namespace) -> Path:
     for part, paths in parts.items():
         if not paths:
             raise SystemExit(f"no pictures for {part} in {arguments.bsds500}, {arguments.set5}")
-        (root / part).mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            link = root / part / path.name
-            if not link.exists():
-                link.symlink_to(path.resolve())
+        link(paths, root / part)
     return root
+
+
+def link(paths: Iterable[Path], folder: Path) -> None:
+    """Links in `folder` to these pictures, which may have been elsewhere before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        there = folder / path.name
+        there.unlink(missing_ok=True)
+        there.symlink_to(path.resolve())
 
 
 def draw_pictures(runs: dict[str, Path], target: Path) -> None:

@@ -27,8 +27,12 @@ from vision.body import people
 from vision.report.mesh import overlay, seen_from
 
 OFTEN = ["--val", "100", "--test", "150", "--most", "3", "--farthest", "3.5"]
-NOBODY_THERE = Path("runs/nobody")
+EMPTY, EMPTY_HELD_OUT = Path("runs/nobody"), Path("runs/nobody_held_out")
 """Photographs for people to stand before; `train_weights.py` puts them there."""
+NATURAL = [
+    *("--val", "0", "--size", "448", "--most", "4", "--nearest", "1.2", "--farthest", "5"),
+    "--natural",
+]
 SETS = {
     "people": ["--train", "6000", *OFTEN, "--size", "224"],
     "more_people": ["--train", "9000", *OFTEN, "--size", "224"],
@@ -40,9 +44,11 @@ SETS = {
               "--farthest", "3.5", "--frames", "8"],
     "near": ["--train", "3000", "--val", "100", "--test", "200", "--size", "448", "--most", "1",
              "--nearest", "1", "--farthest", "1.8", "--hands", "40"],
-    "natural": ["--train", "3000", "--val", "60", "--test", "100", "--size", "448", "--most", "4",
-                "--nearest", "1.2", "--farthest", "5", "--seed", "2", "--natural",
-                "--backgrounds", str(NOBODY_THERE)],
+    # The second's first people are those of the first.
+    "natural": ["--train", "3000", *NATURAL, "--seed", "2", "--backgrounds", str(EMPTY)],
+    "more_natural": ["--train", "5000", *NATURAL, "--seed", "2", "--backgrounds", str(EMPTY)],
+    "natural_test": ["--train", "0", "--test", "100", *NATURAL, "--seed", "3",
+                     "--backgrounds", str(EMPTY_HELD_OUT)],
 }  # fmt: skip
 ROWS = {
     "multihmr_light": ("multihmr_light", "people", []),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
 from data.augment import geometric, reseed
 from data.degrade import Bicubic, Chain, Degradation, GaussianNoise, Jpeg, UnderDisplay, bicubic
@@ -131,9 +131,10 @@ def test_training_is_seeded_by_torch(pairs: Path) -> None:
     assert not torch.equal(draw(1), draw(2))
 
 
-def test_reading_processes_move_differently(tmp_path: Path) -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_reading_processes_move_differently(tmp_path: Path, joined: bool) -> None:
     class Wrapped(torch.utils.data.Dataset):
-        def __init__(self, dataset: PairDataset) -> None:
+        def __init__(self, dataset: torch.utils.data.Dataset) -> None:
             self.dataset = dataset
 
         def __len__(self) -> int:
@@ -145,7 +146,8 @@ def test_reading_processes_move_differently(tmp_path: Path) -> None:
     for side in ("HQ", "LQ"):
         save(tmp_path / f"train/{side}/1.png", noise(6, 6))
     torch.manual_seed(0)
-    data = Wrapped(Paired(tmp_path, "train", transform=geometric("d4")))
+    paired = Paired(tmp_path, "train", transform=geometric("d4"))
+    data = Wrapped(ConcatDataset([paired, paired]) if joined else paired)
     loader = DataLoader(data, 1, num_workers=2, worker_init_fn=reseed)
     moves = list(loader)  # by turns of one process and the other
     assert any(not torch.equal(a, b) for a, b in zip(moves[::2], moves[1::2], strict=True))

@@ -367,6 +367,8 @@ def test_training_pictures_of_further_sets_are_learned_too(written: Path, tmp_pa
     assert len(data.val_set) == 1
     with pytest.raises(ValueError, match=r"holds no .jpg; write some with python -m vision.body"):
         PeopleData(str(written), also=[str(tmp_path)]).setup("fit")
+    with pytest.raises(ValueError, match=r"also=runs/x: give a list of folders, say \[runs/x\]"):
+        PeopleData(str(written), also="runs/x")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ the colours of a street and, where photographs are given, their patterns; so doe
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -64,10 +65,13 @@ class Wardrobe:
             colours[trunk & (z < 0) & (abs(x) < 0.13) & (y > 0.1)] = rng.uniform(15, 240, 3)
         return Worn(colours.clip(0, 255), np.zeros(len(colours)))
 
-    def natural(self, rng: np.random.Generator, photo: np.ndarray | None = None) -> Worn:
-        """Loose, in folds, in colours of the street; H×W×3 `photo` is the pattern of some."""
-        pale, dark = rng.choice(len(SKIN), 2)
-        skin = np.array(SKIN[pale]) * 0.8 + np.array(SKIN[dark]) * 0.2
+    def natural(
+        self, rng: np.random.Generator, photo: Callable[[], np.ndarray] | None = None
+    ) -> Worn:
+        """Loose, in folds, in colours of the street; what `photo` reads, H×W×3 RGB, is the pattern
+        of three garments in ten."""
+        most, some = rng.choice(len(SKIN), 2)
+        skin = np.array(SKIN[most]) * 0.8 + np.array(SKIN[some]) * 0.2
         skin *= rng.uniform(0.85, 1.1)
         wear = {part: dyed(rng) for part in ("trunk", "leg", "foot")}
         if rng.random() < 0.15:
@@ -81,7 +85,7 @@ class Wardrobe:
             thickness[worn] = rng.uniform(0, loose) * (1 + 0.4 * folds[worn])
             colours[worn] *= 1 + rng.uniform(0, 0.15) * folds[worn, None]
             if photo is not None and rng.random() < 0.3:
-                self._print(rng, colours, worn, photo)
+                self._print(rng, colours, worn, photo())
             elif rng.random() < 0.25:
                 wave = self.rest @ rng.normal(0, 1, 3) * rng.uniform(30, 120)
                 colours[worn & (np.sin(wave) > 0)] *= rng.uniform(0.4, 0.8)
@@ -103,7 +107,7 @@ class Wardrobe:
         skin: np.ndarray,
         folds: np.ndarray,
     ) -> None:
-        """A face, hair of any length or a hat, perhaps a beard, glasses or a mask."""
+        """A face, hair of any length or a hat, perhaps a beard, glasses or a veil."""
         hue = np.array(HAIR[rng.integers(len(HAIR))]) * rng.uniform(0.7, 1.1)
         self._face(colours, skin, hue)
         _, y, z = (self.rest - self.eye).T
@@ -114,7 +118,7 @@ class Wardrobe:
         if rng.random() < 0.15:
             colours[ahead & (abs(y) < 0.018)] = 30  # glasses
         if rng.random() < 0.05:
-            colours[ahead & (y < 0.05)] = dyed(rng)  # a mask
+            colours[ahead & (y < 0.05)] = dyed(rng)  # a veil, a fencing mask
         if rng.random() < 0.9:
             hair = self._hair(rng.uniform(0.06, 0.4))
             if rng.random() < 0.3:  # down to the shoulders and over them

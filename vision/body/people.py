@@ -8,6 +8,7 @@ how far somebody is, as in photographs.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import math
 import sys
@@ -241,11 +242,10 @@ class People:
     ) -> tuple[np.ndarray, Crowd, bool]:
         """The picture, its people, and whether pieces of others show."""
         vertices, joints = self._stood(view, pose, shape, place)
-        facing = np.stack([normals(v, self.faces) for v in vertices])
         if self.natural:
-            vertices = vertices + facing * np.stack([w.thickness for w in scene.worn])[..., None]
-            facing = np.stack([normals(v, self.faces) for v in vertices])
-        image, seen = self._render(rng, scene, view, vertices, facing)
+            thickness = np.stack([w.thickness for w in scene.worn])[..., None]
+            vertices = vertices + self._facing(vertices) * thickness
+        image, seen = self._render(rng, scene, view, vertices, self._facing(vertices))
         pose = pose.clone()
         pose[:, 0] = torch.from_numpy(view.turn).float() @ pose[:, 0]
         visible, boxes = self._visible(vertices, seen, view)
@@ -262,6 +262,10 @@ class People:
             np.flatnonzero(shown).astype(np.float32),
         )
         return image, crowd, bool(((visible > 0) & ~shown).any())
+
+    def _facing(self, vertices: np.ndarray) -> np.ndarray:
+        """N×V×3 normals of people."""
+        return np.stack([normals(v, self.faces) for v in vertices])
 
     def _stood(
         self, view: View, pose: Tensor, shape: Tensor, place: np.ndarray
@@ -289,7 +293,7 @@ class People:
         photo = None
         if self.backgrounds:
             path = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            photo = photograph(path, self.height, self.width)
+            photo = functools.partial(photograph, path, self.height, self.width)
         return self.wardrobe.natural(rng, photo)
 
     def _render(
@@ -388,8 +392,16 @@ def write(
         ValueError: the set was begun with other options or photographs, or one is damaged.
     """
     photos = _find_photographs(backgrounds, root) if backgrounds else []
-    far = {"farthest": farthest, "nearest": nearest}
-    people = People(size, size, most, photos, **far, hands=hands, natural=natural)
+    people = People(
+        size,
+        size,
+        most,
+        photos,
+        farthest=farthest,
+        nearest=nearest,
+        hands=hands,
+        natural=natural,
+    )
     console = Console(stderr=True)
     if not (root / "options.json").exists():
         # A damaged one shall stop it now, not when it is drawn, hours later.

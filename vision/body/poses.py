@@ -44,7 +44,7 @@ STANCES: dict[str, tuple[float, dict[str, tuple[int, int, int]]]] = {
     "anything": (0.05, {"shoulder": (0, -20, 0)}),
 }
 WIDE: dict[str, dict[str, tuple[int, int, int]]] = {
-    # Stances of sports and dance, where limbs are far from the body.
+    # Stances of sports and dance; where the draw begins, in degrees, ours.
     "lunging": {
         "shoulder": (0, 0, 40),
         "elbow": (0, -10, 0),
@@ -71,6 +71,7 @@ WIDE: dict[str, dict[str, tuple[int, int, int]]] = {
     "anything": {"shoulder": (0, -20, 0)},
 }
 OFTEN_WIDE = 0.25
+"""The share of people who take one of them where `wide` is asked for; ours."""
 SHARES = [share for share, _ in STANCES.values()]
 BENT = {"elbow": (0, -25, 0)}
 """Of all stances that say nothing else."""

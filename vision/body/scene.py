@@ -18,7 +18,7 @@ SMALLEST = 0.6
 """Of a photograph behind people, as large a piece as fits or no less than this share of it."""
 
 JPEG = Jpeg((30, 95))
-"""Of natural pictures; ours, the qualities that one meets."""
+"""What natural pictures are stored as; the range of qualities is ours."""
 
 
 class View:
@@ -95,7 +95,8 @@ def room(rng: np.random.Generator, horizon: float, height: int, width: int) -> n
 
 
 def filmed(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Contrast, tint and sharpness of a cheap camera: H×W×3 → H×W×3, 0 … 255."""
+    """Contrast, tint and sharpness of a cheap camera: float H×W×3 RGB, 0 … 255, where it came from
+    and, a tenth beyond, where it goes."""
     picture = 255 * (picture.clip(0, 255) / 255) ** rng.uniform(0.7, 1.5) * rng.uniform(0.9, 1.1, 3)
     if rng.random() < 0.6:  # of fewer pixels, enlarged
         height, width = picture.shape[:2]

@@ -43,6 +43,8 @@ class PeopleData(LightningDataModule):
         super().__init__()
         self.root, self.dataset, self.size = root, dataset, size
         self.batch_size, self.workers, self.augment = batch_size, workers, augment
+        if isinstance(also, str):
+            raise ValueError(f"also={also}: give a list of folders, say [{also}]")
         self.also = also
 
     def setup(self, stage: str) -> None:

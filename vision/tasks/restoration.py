@@ -43,7 +43,7 @@ class RestorationTask(LightningModule):
             convention for super-resolution), `rgb` on all channels and pixels. By default `y` for a
             net that enlarges, `rgb` for others.
         start_from: a checkpoint whose tensors the net begins with, of ×2 for ×4 or of a
-            pre-training. An upsampling of another scale begins anew; all else must fit.
+            pre-training. What the net's spec calls `anew` may differ; all else must fit.
     """
 
     def __init__(
