@@ -337,6 +337,8 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
         halves.append(half and number not in row.gpu and HALF[0] not in options)
         by = f"`configs/{row.gpu[number]}` " if number in row.gpu else ""
         told = " ".join(options) or "as it is"
+        if number in row.beside:
+            told += f" --data.also [runs/mesh/{row.beside[number]}]"
         named.append(f"{by}{told} in {'bfloat16' if half else 'float32'}")
     spent = f"{took[False]:.0f} minutes on two shared CPU cores"
     spent += f" and {took[True]:.0f} on a GPU" if row.gpu else ""
