@@ -10,8 +10,8 @@ made them go into the card beside it, <row>.md. A finished training is not repea
 was broken off goes on from its last checkpoint. Seeds are the recipes'. People that a training
 needs are generated before it, into runs/mesh as by `scripts/train_mesh.py`, and slices into
 runs/slices; natural people stand before photographs of BSDS500 in which nobody is
-(scripts/nobody.txt). The third training of `multihmr_s_anny` takes a GPU and ends by the clock. With
---half trainings and tests are in bfloat16, which takes a third off a step of HAT on CPUs that
+(scripts/nobody.txt). The third training of `multihmr_s_anny` takes a GPU and ends by the clock.
+With --half trainings and tests are in bfloat16, which takes a third off a step of HAT on CPUs that
 multiply in it, and many times as long on others.
 """
 
