@@ -80,6 +80,11 @@ class Row:
     tests: Mapping[str, Options] = field(default_factory=dict)
     figures: tuple[str, ...] = ("psnr_of_input", "psnr", "ssim_of_input", "ssim")
 
+    @property
+    def photographs(self) -> bool:
+        """Whether it takes BSDS500 and Set5: to learn from, or for people to stand before."""
+        return not self.made or bool(self.beside)
+
 
 def tests_over(name: str, values: Sequence[int], what: str) -> dict[str, Options]:
     """Tests on BSDS500/val, one for each value of an argument of the degradation."""
@@ -242,8 +247,6 @@ def main() -> None:
 def lessons(row: Row, made: str | None, arguments: argparse.Namespace, learn: bool = True) -> Path:
     """The folder of a set; what is generated is written first, without `learn` only the tests."""
     if made is None:
-        if arguments.set5 is None:
-            raise SystemExit(f"{row.recipe} learns from photographs; say BSDS500 and SET5/HR")
         return laid_out(Path(row.recipe).stem, arguments)
     for photographs in (EMPTY, EMPTY_HELD_OUT):
         if str(photographs) in SETS.get(made, []):
@@ -275,10 +278,8 @@ def learned(name: str, row: Row, arguments: argparse.Namespace, precision: Optio
     """The checkpoint of the last training of a row; `precision`: options of the trainer."""
     start = None if row.start is None else FOLDER / f"{row.start}.safetensors"
     runs = [arguments.runs / name / str(number) for number in range(1, len(row.stages) + 1)]
-    if row.beside and arguments.bsds500 is None:
-        raise SystemExit(
-            f"{name}: natural people stand before photographs; say BSDS500 and SET5/HR"
-        )
+    if row.photographs and arguments.set5 is None:
+        raise SystemExit(f"{name}: takes photographs; say BSDS500 and SET5/HR")
     for number in row.gpu:
         if finished(runs[number - 1]) is None and not torch.cuda.is_available():
             raise SystemExit(
@@ -349,9 +350,7 @@ def card(name: str, row: Row, target: Path, found: Mapping[str, Any], precision:
         for label, figures in found.items()
     ]
     rule = "|---" * (1 + len(row.figures)) + "|"
-    given = ("" if row.made and not row.beside else " BSDS500 SET5/HR") + (
-        " --half" if any(halves) else ""
-    )
+    given = (" BSDS500 SET5/HR" if row.photographs else "") + (" --half" if any(halves) else "")
     begun = f", begun with {row.start}" if row.start else ""
     stages = "; then with ".join(named)
     computed = ", computed in bfloat16" if precision else ""

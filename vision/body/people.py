@@ -292,9 +292,12 @@ class People:
             return self.wardrobe.plain(rng)
         photo = None
         if self.backgrounds:
-            path = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            photo = functools.partial(photograph, path, self.height, self.width)
+            photo = functools.partial(photograph, self._one(rng), self.height, self.width)
         return self.wardrobe.natural(rng, photo)
+
+    def _one(self, rng: np.random.Generator) -> Path:
+        """Of the photographs."""
+        return self.backgrounds[int(rng.integers(len(self.backgrounds)))]
 
     def _render(
         self,
@@ -317,17 +320,16 @@ class People:
             colour = dyed(rng) if self.natural else rng.uniform(20, 230, 3)
             colours = np.concatenate([colours, np.tile(colour, (8, 1))])
         twice = view.camera * [[2], [2], [1]]
-        seen = rasterise(people, faces, twice, 2 * self.height, 2 * self.width)
+        height, width = 2 * self.height, 2 * self.width
+        seen = rasterise(people, faces, twice, height, width)
         light = rng.normal((0, -1.5, -1.5), 1)  # from above, from the camera's side
         ambient = rng.uniform(0.3, 0.7)
         shade = facing @ (light / np.linalg.norm(light))
         lit = colours * (ambient + (1 - ambient) * shade.clip(0, 1))[:, None]
         there = seen.face >= 0
         exposure, grain = rng.uniform(0.8, 1.15), rng.uniform(0, 6)
-        height, width = 2 * self.height, 2 * self.width
         if self.backgrounds:
-            path = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            picture = piece_of(rng, path, height, width)
+            picture = piece_of(rng, self._one(rng), height, width)
         else:
             picture = room(rng, 2 * view.horizon, height, width)
         picture[there] = spread(seen, faces, lit)
